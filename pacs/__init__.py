@@ -1,0 +1,1 @@
+"""The archive: keeping, finding, cleaning and passing on DICOM instances."""

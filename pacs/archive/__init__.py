@@ -1,0 +1,376 @@
+"""The archive: the only door to the store and the index.
+
+Its verbs are store, search, retrieve, delete and verify. The actor comes first in each, is asked
+`permits`, and is written into the audit trail in the transaction of the deed. The order of a store
+is bytes, then row, then answer: an object that nobody names is garbage, and a row never names an
+object that is not there. One `Archive` stands for one archive; a research project has its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from pacs.access import Action, Actor, permits
+from pacs.archive.ingest import Examined, Receipt, enter, examine, file_meta, holds_already
+from pacs.archive.values import (
+    Duplicates,
+    Found,
+    Incoming,
+    Instance,
+    Outcome,
+    Problem,
+    Scope,
+    Stored,
+)
+from pacs.dicom.data_sets import read_header
+from pacs.dicom.json_model import JsonModel, json_model
+from pacs.dicom.matching import LIMIT_MAX, Query
+from pacs.dicom.part10 import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, inflate, scan
+from pacs.errors import Corrupt, Forbidden, Missing, NodeError, Refused
+from pacs.index import Index, audit, catalog, jobs, queries, results
+from pacs.index.catalog import Kept
+from pacs.index.jobs import Job
+from pacs.index.results import Run
+from pacs.store import ObjectStore
+
+__all__ = [
+    "Archive",
+    "Duplicates",
+    "Found",
+    "Incoming",
+    "Instance",
+    "Outcome",
+    "Problem",
+    "Scope",
+    "Stored",
+]
+
+RETRIEVAL_WINDOW_S: Final = 60.0  # reads of one study by one actor within it are one audit row
+RETRIEVALS_REMEMBERED_MAX: Final = 10_000  # beyond this the window begins anew for everyone
+
+
+class Archive:
+    """One archive: its objects below one prefix of the store, its rows under one id."""
+
+    def __init__(
+        self,
+        name: str,
+        store: ObjectStore,
+        index: Index,
+        *,
+        duplicates: Duplicates = Duplicates.KEEP,
+    ) -> None:
+        self.name = name
+        self.objects = store
+        self.index = index
+        self._duplicates = duplicates
+        self._recent: dict[tuple[str, ...], float] = {}
+        self._recent_lock = threading.Lock()
+        with index.write() as connection:
+            self.id = catalog.archive_id(connection, name)
+
+    # store
+
+    def store(
+        self, actor: Actor, incoming: Incoming, *, expect: Mapping[str, str] | None = None
+    ) -> Stored:
+        """Keep an instance. When this returns it would survive a power cut, and so would its row.
+
+        `expect` gives values that the data set must have, by keyword: the C-STORE command's UIDs,
+        or the study a STOW-RS request names. Raises BadObject, Mismatch, Conflict (policy
+        `refuse`), Forbidden, Exhausted, Unreachable; nothing is kept then.
+        """
+        self._permit(actor, Action.STORE)
+        examined = examine(incoming, expect or {})
+        known = self._known(actor, examined)
+        return known or self._keep(actor, examined)
+
+    def _known(self, actor: Actor, examined: Examined) -> Stored | None:
+        """Success at once for a data set that is here already, before a byte is written."""
+        with self.index.read() as connection:
+            current = catalog.find_instance(connection, self.id, examined.sop_instance_uid)
+            if current is None or not holds_already(connection, current, examined):
+                return None
+        stored = examined.stored(Outcome.IDENTICAL)
+        with self.index.write() as connection:
+            self._audit_store(connection, actor, stored)
+        return stored
+
+    def _keep(self, actor: Actor, examined: Examined) -> Stored:
+        receipt = Receipt.now(actor, self._duplicates)
+        kept = self._put(examined, receipt)
+        with self._taken_back_if_refused(kept.digest), self.index.write() as connection:
+            outcome, warning = enter(connection, self.id, examined, kept, self._duplicates)
+            stored = examined.stored(outcome, warning)
+            self._audit_store(connection, actor, stored)
+        if outcome is Outcome.IDENTICAL:
+            self.objects.delete(kept.digest)
+        return stored
+
+    @contextmanager
+    def _taken_back_if_refused(self, *digests: str) -> Iterator[None]:
+        """Forget objects whose row is refused.
+
+        Only then: if the index falls silent during the commit, the row may be there after all, and
+        the bytes must stay. The sweep removes them later if no row names them.
+        """
+        try:
+            yield
+        except Refused:
+            for digest in digests:
+                self.objects.delete(digest)
+            raise
+
+    def _put(self, examined: Examined, receipt: Receipt) -> Kept:
+        """Keep the bytes, before any row names them."""
+        meta = file_meta(examined, receipt)
+        blob = self.objects.put((meta, memoryview(examined.incoming.data_set)))
+        return Kept(
+            digest=blob.digest,
+            size_bytes=blob.size_bytes,
+            data_set_digest=examined.data_set_digest,
+            data_set_offset=len(meta),
+            transfer_syntax_uid=examined.incoming.transfer_syntax_uid,
+            frame_table=examined.packed_frame_table,
+            received_at=receipt.received_at,
+            made_by=receipt.made_by,
+        )
+
+    def _audit_store(self, connection: Connection, actor: Actor, stored: Stored) -> None:
+        audit.append(
+            connection,
+            actor,
+            Action.STORE,
+            archive=self.name,
+            outcome=stored.outcome.value,
+            subject={"study": stored.study_instance_uid, "instance": stored.sop_instance_uid},
+        )
+
+    def keep_result(
+        self,
+        actor: Actor,
+        job: Job,
+        outputs: Sequence[Incoming],
+        *,
+        model: str,
+        state: str,
+        record: Mapping[str, Any],
+    ) -> None:
+        """End a job with what it made: its instances, its run record and its end, all or nothing.
+
+        The record is kept in the store as well, so that `rebuild` finds it. Raises Conflict, and
+        keeps nothing, if another worker holds the job by now.
+        """
+        self._permit(actor, Action.STORE)
+        receipt = Receipt.now(actor, Duplicates.KEEP, made_by=job.key)
+        examined = [examine(output, {}) for output in outputs]
+        run = Run(
+            job.key,
+            job.study_instance_uid,
+            job.generation,
+            model,
+            state,
+            record,
+            receipt.received_at,
+        )
+        kept = [self._put(one, receipt) for one in examined]
+        blob = self.objects.put((run.packed(),))
+        digests = [place.digest for place in kept] + [blob.digest]
+        with self._taken_back_if_refused(*digests), self.index.write() as connection:
+            code, sentence = run.reason
+            jobs.finish(connection, job, state, reason_code=code, reason=sentence)
+            for one, place in zip(examined, kept, strict=True):
+                enter(connection, self.id, one, place, Duplicates.KEEP)
+            results.add(connection, self.id, run, digest=blob.digest)
+            audit.append(
+                connection,
+                actor,
+                "infer",
+                archive=self.name,
+                outcome=state,
+                subject={"study": job.study_instance_uid, "model": model, "job": job.key},
+            )
+
+    # search and retrieve
+
+    def search(self, actor: Actor, query: Query) -> Found:
+        """The rows that satisfy a query. Raises Forbidden, Unreachable."""
+        self._permit(actor, Action.SEARCH)
+        if query.limit > LIMIT_MAX:
+            query = Query(query.level, query.keys, LIMIT_MAX, query.offset)
+        with self.index.read() as connection:
+            rows, more = queries.search(connection, self.id, query)
+        keys = sorted(key.keyword for key in query.keys)
+        self._audit_read(actor, Action.SEARCH, {"level": query.level.name, "keys": ",".join(keys)})
+        return Found(rows, more)
+
+    def retrieve(self, actor: Actor, scope: Scope) -> list[Instance]:
+        """The instances of a scope, in order. Raises Missing where there is none, Forbidden."""
+        self._permit(actor, Action.RETRIEVE)
+        with self.index.read() as connection:
+            rows = catalog.instances_of(connection, self.id, scope)
+        if not rows:
+            raise Missing("there is no such study, series or instance here")
+        self._audit_read(actor, Action.RETRIEVE, {"study": scope.study_instance_uid})
+        return [Instance.of(row) for row in rows]
+
+    def runs(self, actor: Actor, study_instance_uid: str) -> list[Run]:
+        """What AI runs that ended said of a study, newest generation first. Raises Forbidden."""
+        self._permit(actor, Action.RETRIEVE)
+        with self.index.read() as connection:
+            found = results.of_study(connection, self.id, study_instance_uid)
+        if found:
+            self._audit_read(actor, Action.RETRIEVE, {"study": study_instance_uid})
+        return found
+
+    def _audit_read(self, actor: Actor, action: Action, subject: Mapping[str, str]) -> None:
+        """One row per actor and subject within the window: a viewer reads a study frame by frame."""
+        deed = (actor.kind, actor.name, actor.address, action.value, *subject.values())
+        at = time.monotonic()
+        with self._recent_lock:
+            if at - self._recent.get(deed, -RETRIEVAL_WINDOW_S) < RETRIEVAL_WINDOW_S:
+                return
+            if len(self._recent) >= RETRIEVALS_REMEMBERED_MAX:
+                self._recent.clear()
+        with self.index.write() as connection:
+            audit.append(
+                connection, actor, action, archive=self.name, outcome="done", subject=subject
+            )
+        with self._recent_lock:
+            self._recent[deed] = at
+
+    def chunks(
+        self, instance: Instance, start: int = 0, size: int | None = None
+    ) -> Iterator[bytes]:
+        """The stored Part 10 file or a range of it, piece by piece.
+
+        A file read whole is checked: Corrupt is raised after its last piece, so a door must not
+        close its answer cleanly before the iterator ends.
+        """
+        pieces = self.objects.read(instance.digest, start, size)
+        whole = start == 0 and size in (None, instance.size_bytes)
+        return _checked(pieces, instance.digest) if whole else pieces
+
+    def read(self, instance: Instance, start: int = 0, size: int | None = None) -> bytes:
+        """The same in one piece."""
+        return b"".join(self.chunks(instance, start, size))
+
+    def data_set(self, instance: Instance) -> bytes:
+        """The data set as it was received, checked against its digest. Raises Corrupt."""
+        return self.read(instance)[instance.data_set_offset :]
+
+    def _inflated(self, instance: Instance) -> memoryview | None:
+        """The inflated data set of a deflated instance; its offsets do not fit the file."""
+        if instance.transfer_syntax_uid != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            return None
+        return inflate(self.data_set(instance))
+
+    def _range(self, instance: Instance, start: int, size: int) -> bytes:
+        inflated = self._inflated(instance)
+        if inflated is not None:
+            return bytes(inflated[start : start + size])
+        return self.read(instance, instance.data_set_offset + start, size)
+
+    def header(self, instance: Instance) -> bytes:
+        """The data set up to its pixel data, inflated where it was deflated."""
+        return self._range(instance, 0, instance.table.header_bytes)
+
+    def metadata(self, instance: Instance) -> JsonModel:
+        """The DICOM JSON model (PS3.18 F). Binary values above 1 KiB become `bulkdata/PATH`."""
+        header = read_header(self.header(instance), instance.transfer_syntax_uid)
+        model = json_model(header, lambda path: f"bulkdata/{path}")
+        table = instance.table
+        if table.pixel_tag:
+            path = f"{table.pixel_tag:08X}"
+            model[path] = {"vr": table.pixel_vr, "BulkDataURI": f"bulkdata/{path}"}
+        return model
+
+    def frame(self, instance: Instance, number: int) -> bytes:
+        """The stored bytes of a frame, from 1: native, or its encapsulated fragments joined.
+
+        Raises Missing past the last frame and for what is no image.
+        """
+        table = instance.table
+        spans = table.spans(number)
+        inflated = self._inflated(instance)
+        if inflated is not None:
+            raw = b"".join(bytes(inflated[start : start + size]) for start, size in spans)
+        else:
+            raw = b"".join(
+                self.read(instance, instance.data_set_offset + start, size) for start, size in spans
+            )
+        return table.native_frame(number, raw) if table.frame_bits else raw
+
+    def bulk(self, instance: Instance, tag: int) -> bytes:
+        """The value of a top-level element. Raises Missing."""
+        table = instance.table
+        if tag == table.pixel_tag and table.count:
+            return b"".join(self.frame(instance, n) for n in range(1, table.count + 1))
+        found = scan(self.data_set(instance), instance.transfer_syntax_uid).value(tag)
+        if found is None:
+            raise Missing("the instance has no such element")
+        return found
+
+    # delete and verify
+
+    def delete(self, actor: Actor, scope: Scope) -> int:
+        """Forget the instances of a scope; how many. Rows go first, then the bytes they named."""
+        self._permit(actor, Action.DELETE)
+        with self.index.write() as connection:
+            number, digests = catalog.remove(connection, self.id, scope)
+            if not number:
+                raise Missing("there is no such study, series or instance here")
+            audit.append(
+                connection,
+                actor,
+                Action.DELETE,
+                archive=self.name,
+                outcome="done",
+                subject={
+                    "study": scope.study_instance_uid,
+                    "series": scope.series_instance_uid,
+                    "instance": scope.sop_instance_uid,
+                    "instances": number,
+                },
+            )
+        for digest in digests:
+            self.objects.delete(digest)
+        return number
+
+    def verify(self, actor: Actor, scope: Scope) -> list[Problem]:
+        """Read every byte of a scope again and compare digests; what is wrong."""
+        self._permit(actor, Action.VERIFY)
+        with self.index.read() as connection:
+            rows = catalog.instances_of(connection, self.id, scope)
+        found = [self._verified(Instance.of(row)) for row in rows]
+        self._audit_read(actor, Action.VERIFY, {"study": scope.study_instance_uid})
+        return [problem for problem in found if problem]
+
+    def _verified(self, instance: Instance) -> Problem | None:
+        try:
+            for _ in self.chunks(instance):
+                pass
+        except NodeError as error:
+            return Problem(type(error).__name__.lower(), error.message, instance.sop_instance_uid)
+        return None
+
+    def _permit(self, actor: Actor, action: Action) -> None:
+        if not permits(actor, action):
+            raise Forbidden(f"this actor may not {action.value}")
+
+
+def _checked(pieces: Iterator[bytes], digest: str) -> Iterator[bytes]:
+    """The pieces, followed by Corrupt unless together they have the digest."""
+    running = hashlib.sha256()
+    for piece in pieces:
+        running.update(piece)
+        yield piece
+    if running.hexdigest() != digest:
+        raise Corrupt(digest=digest)

@@ -1,0 +1,185 @@
+"""Taking an instance in: check, keep, commit. Success may be said only after the last.
+
+`examine` reads and judges before any byte is kept; `Ingest.keep` puts the bytes, and `enter` makes
+the row, its audit and what follows from them in one transaction. A put whose row is then refused
+is taken back, so a refusal leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from pacs.access import Actor
+from pacs.archive.values import Duplicates, Incoming, Outcome, Stored
+from pacs.dicom import uids
+from pacs.dicom.attributes import Level
+from pacs.dicom.frames import frame_table
+from pacs.dicom.part10 import Scan, preamble_and_meta, scan
+from pacs.errors import BadObject, Conflict, Mismatch
+from pacs.index import catalog
+from pacs.index.catalog import Kept, Values
+
+INSTANCE_BYTES_MAX: Final = 8 << 30  # a larger data set is refused
+
+_REQUIRED: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+OTHER_PATIENT: Final = "the study is held under another Patient ID"
+OTHER_BYTES_KEPT: Final = "other bytes are held under this UID; these are kept as a version"
+OTHER_BYTES_REPLACED: Final = "other bytes were held under this UID; they are kept as a version"
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """An instance judged fit to be kept."""
+
+    incoming: Incoming
+    values: Mapping[Level, Values]
+    data_set_digest: str
+    packed_frame_table: bytes
+    patient_id: str
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """The UID that the data set itself states."""
+        return str(self.values[Level.INSTANCE]["SOPInstanceUID"])
+
+    def stored(self, outcome: Outcome, warning: str = "") -> Stored:
+        """The success that this instance earned."""
+        return Stored(
+            outcome,
+            self.values[Level.STUDY]["StudyInstanceUID"],
+            self.values[Level.SERIES]["SeriesInstanceUID"],
+            self.values[Level.INSTANCE]["SOPClassUID"],
+            self.sop_instance_uid,
+            warning,
+        )
+
+
+def examine(incoming: Incoming, expect: Mapping[str, str]) -> Examined:
+    """Judge an instance by its header. Raises BadObject, and Mismatch where it is not as expected."""
+    size = len(memoryview(incoming.data_set))
+    if size > INSTANCE_BYTES_MAX:
+        raise BadObject("the data set is too large", bytes_max=INSTANCE_BYTES_MAX)
+    if not uids.is_valid(incoming.transfer_syntax_uid):
+        raise BadObject("the transfer syntax is no UID")
+    found = scan(incoming.data_set, incoming.transfer_syntax_uid)
+    _check_uids(found, expect)
+    return Examined(
+        incoming,
+        catalog.described(found),
+        hashlib.sha256(incoming.data_set).hexdigest(),
+        frame_table(found).pack(),
+        found.text("PatientID"),
+    )
+
+
+def _check_uids(found: Scan, expect: Mapping[str, str]) -> None:
+    for keyword in _REQUIRED:
+        if not uids.is_valid(found.text(keyword)):
+            raise Mismatch(f"{keyword} is missing or is no UID", attribute=keyword)
+    for keyword, wanted in expect.items():
+        if found.text(keyword) != wanted:
+            raise Mismatch(f"{keyword} is not the one announced", attribute=keyword)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """When and from whom an instance came; written into the file, so that `rebuild` knows it."""
+
+    received_at: float
+    actor_kind: str
+    actor_name: str
+    duplicates: Duplicates
+    made_by: str = ""
+
+    @classmethod
+    def now(cls, actor: Actor, duplicates: Duplicates, made_by: str = "") -> Receipt:
+        """A receipt for this moment."""
+        return cls(time.time(), actor.kind, actor.name, duplicates, made_by)
+
+    @classmethod
+    def of(cls, private: Mapping[str, Any]) -> Receipt:
+        """The receipt inside a stored file; a neutral one if it has none."""
+        known = {policy.value: policy for policy in Duplicates}
+        return cls(
+            float(private.get("received_at", 0.0)),
+            str(private.get("actor_kind", "node")),
+            str(private.get("actor_name", "rebuild")),
+            known.get(str(private.get("duplicates")), Duplicates.KEEP),
+            str(private.get("made_by", "")),
+        )
+
+    def private(self) -> Mapping[str, object]:
+        """What goes into the file. `receipt` makes each put an object of its own, so that taking
+
+        one back can never take away another's.
+        """
+        return {
+            "received_at": self.received_at,
+            "actor_kind": self.actor_kind,
+            "actor_name": self.actor_name,
+            "duplicates": self.duplicates.value,
+            "made_by": self.made_by,
+            "receipt": uuid.uuid4().hex,
+        }
+
+
+def file_meta(examined: Examined, receipt: Receipt) -> bytes:
+    """What stands before the data set in the stored file."""
+    return preamble_and_meta(
+        sop_class_uid=examined.values[Level.INSTANCE]["SOPClassUID"],
+        sop_instance_uid=examined.sop_instance_uid,
+        transfer_syntax_uid=examined.incoming.transfer_syntax_uid,
+        source_ae_title=receipt.actor_name if receipt.actor_kind == "peer" else "",
+        private=receipt.private(),
+    )
+
+
+def enter(
+    connection: Connection, archive_id: int, examined: Examined, kept: Kept, duplicates: Duplicates
+) -> tuple[Outcome, str]:
+    """Make the row; how it ended, and a warning. Raises Conflict under the policy `refuse`."""
+    _, is_new = catalog.add_instance(connection, archive_id, examined.values, kept)
+    current = catalog.find_instance(connection, archive_id, examined.sop_instance_uid)
+    assert current is not None, "it was added a moment ago"
+    if is_new:
+        return Outcome.NEW, _patient_warning(connection, current.study_id, examined)
+    if holds_already(connection, current, examined):
+        return Outcome.IDENTICAL, ""
+    return _other_bytes(connection, current, examined, kept, duplicates)
+
+
+def holds_already(connection: Connection, current: Any, examined: Examined) -> bool:  # noqa: ANN401 - a row
+    """Whether this very data set is the current one, or a version, of a known instance."""
+    return current.data_set_digest == examined.data_set_digest or catalog.has_version(
+        connection, current.id, examined.data_set_digest
+    )
+
+
+def _other_bytes(
+    connection: Connection,
+    current: Any,  # noqa: ANN401 - a row
+    examined: Examined,
+    kept: Kept,
+    duplicates: Duplicates,
+) -> tuple[Outcome, str]:
+    moved = current.StudyInstanceUID != examined.values[Level.STUDY]["StudyInstanceUID"]
+    if duplicates is Duplicates.REFUSE:
+        raise Conflict("other bytes are held under this SOP Instance UID")
+    if duplicates is Duplicates.REPLACE and not moved:
+        catalog.replace_current(connection, current, examined.values, kept)
+        return Outcome.REPLACED, OTHER_BYTES_REPLACED
+    # An instance that claims another study than before never moves there by itself.
+    catalog.add_version(connection, current.id, kept)
+    return Outcome.KEPT_VERSION, OTHER_BYTES_KEPT
+
+
+def _patient_warning(connection: Connection, study_id: int, examined: Examined) -> str:
+    same = catalog.patient_of(connection, study_id) == examined.patient_id
+    return "" if same else OTHER_PATIENT

@@ -1,0 +1,405 @@
+"""What is held: rows of patients, studies, series and instances, made, found and removed.
+
+Functions take the caller's connection, so that a row, its audit and its jobs share one transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    delete,
+    exists,
+    not_,
+    select,
+    update,
+)
+
+from pacs.dicom.attributes import Attribute, Level, read_from_data_set
+from pacs.dicom.matching import PN_GROUPS, canonical_time, folded
+from pacs.dicom.part10 import Scan
+from pacs.index.schema import (
+    archives,
+    insert_new,
+    instances,
+    now,
+    patients,
+    same,
+    search_columns,
+    series,
+    studies,
+    versions,
+)
+
+Values = dict[str, Any]
+
+RECEIVING, COMPLETE = "receiving", "complete"
+
+INDEXED_CHARACTERS_MAX: Final = 1024  # a longer value is cut in the index; its bytes are kept whole
+
+_WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What part of an archive is meant: a study, one of its series, or one instance."""
+
+    study_instance_uid: str
+    series_instance_uid: str = ""
+    sop_instance_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the store holds of an instance, as its row tells it; times in seconds since 1970."""
+
+    digest: str
+    size_bytes: int
+    data_set_digest: str
+    data_set_offset: int
+    transfer_syntax_uid: str
+    frame_table: bytes
+    received_at: float
+    made_by: str = ""
+
+
+def archive_id(connection: Connection, name: str) -> int:
+    """The id of an archive, made at its first use."""
+    return insert_new(connection, archives, ["name"], {"name": name})[0]
+
+
+def described(scan: Scan) -> dict[Level, Values]:
+    """The columns of every level, read from a walked data set."""
+    return {
+        level: {
+            name: value
+            for attribute in read_from_data_set(level)
+            for name, value in _columns(attribute, scan.text(attribute.keyword)).items()
+        }
+        for level in Level
+    }
+
+
+def _columns(attribute: Attribute, text: str) -> Values:
+    keyword, text = attribute.keyword, text.replace("\0", "")[:INDEXED_CHARACTERS_MAX]
+    if attribute.vr in ("IS", "US"):
+        return {keyword: int(text) if _WHOLE_NUMBER.fullmatch(text) else None}
+    values: Values = {keyword: text or (None if _nullable(keyword) else "")}
+    if attribute.vr == "PN":
+        groups = [*text.split("="), "", "", ""]
+        names = zip(search_columns(attribute), groups, strict=False)
+        values |= {column: folded(group) or None for column, group in names}
+        assert len(values) == 1 + len(PN_GROUPS)
+    elif attribute.vr == "TM":
+        values |= dict.fromkeys(search_columns(attribute), canonical_time(text) or None)
+    return values
+
+
+def _nullable(keyword: str) -> bool:
+    return any(bool(table.c[keyword].nullable) for table in _TABLES if keyword in table.c)
+
+
+_TABLES: Final = (patients, studies, series, instances)
+
+
+def find_instance(connection: Connection, archive: int, sop_instance_uid: str) -> Row[Any] | None:
+    """The row of an instance, with its place, or None."""
+    return connection.execute(
+        _placed().where(
+            instances.c.archive_id == archive, instances.c.SOPInstanceUID == sop_instance_uid
+        )
+    ).one_or_none()
+
+
+def _placed() -> Select[Any]:
+    return select(
+        instances,
+        series.c.SeriesInstanceUID,
+        series.c.Modality,
+        series.c.study_id,
+        studies.c.StudyInstanceUID,
+    ).select_from(instances.join(series).join(studies))
+
+
+def add_instance(
+    connection: Connection, archive: int, values: Mapping[Level, Values], kept: Kept
+) -> tuple[int, bool]:
+    """Make the rows of an instance where they are missing; its id, and whether it is new."""
+    study_id, series_id = _add_series(connection, archive, values)
+    instance_id, is_new = insert_new(
+        connection,
+        instances,
+        ["archive_id", "SOPInstanceUID"],
+        {
+            "archive_id": archive,
+            "series_id": series_id,
+            **values[Level.INSTANCE],
+            **_kept_columns(kept),
+        },
+    )
+    if is_new and not kept.made_by:
+        touch(connection, study_id)
+    return instance_id, is_new
+
+
+def _kept_columns(kept: Kept) -> Values:
+    return {name: getattr(kept, name) for name in kept.__dataclass_fields__}
+
+
+def _add_series(
+    connection: Connection, archive: int, values: Mapping[Level, Values]
+) -> tuple[int, int]:
+    study_uid = values[Level.STUDY]["StudyInstanceUID"]
+    study_id = connection.execute(
+        select(studies.c.id).where(
+            studies.c.archive_id == archive, studies.c.StudyInstanceUID == study_uid
+        )
+    ).scalar_one_or_none()
+    if study_id is None:
+        study_id = _add_study(connection, archive, values)
+    series_id, _ = insert_new(
+        connection,
+        series,
+        ["study_id", "SeriesInstanceUID"],
+        {"archive_id": archive, "study_id": study_id, **values[Level.SERIES]},
+    )
+    return study_id, series_id
+
+
+def _add_study(connection: Connection, archive: int, values: Mapping[Level, Values]) -> int:
+    patient = values[Level.PATIENT]
+    study = values[Level.STUDY]
+    scope = "" if patient["PatientID"] else study["StudyInstanceUID"]
+    patient_id, _ = insert_new(
+        connection,
+        patients,
+        ["archive_id", "PatientID", "IssuerOfPatientID", "scope"],
+        {"archive_id": archive, "scope": scope, **patient},
+    )
+    study_id, _ = insert_new(
+        connection,
+        studies,
+        ["archive_id", "StudyInstanceUID"],
+        {
+            "archive_id": archive,
+            "patient_id": patient_id,
+            "first_received_at": now(),
+            "last_received_at": now(),
+            **study,
+        },
+    )
+    return study_id
+
+
+def touch(connection: Connection, study_id: int) -> None:
+    """Something of this study arrived: it is no longer complete, or not yet."""
+    connection.execute(
+        update(studies)
+        .where(studies.c.id == study_id)
+        .values(state=RECEIVING, last_received_at=now())
+    )
+
+
+def patient_of(connection: Connection, study_id: int) -> str:
+    """The Patient ID that a study was first received with."""
+    return str(
+        connection.execute(
+            select(patients.c.PatientID).join(studies).where(studies.c.id == study_id)
+        ).scalar_one()
+    )
+
+
+def add_version(connection: Connection, instance_id: int, kept: Kept) -> bool:
+    """Note other bytes of a known instance beside the current ones; False if noted already."""
+    _, is_new = insert_new(
+        connection,
+        versions,
+        ["instance_id", "data_set_digest"],
+        {
+            "instance_id": instance_id,
+            "digest": kept.digest,
+            "size_bytes": kept.size_bytes,
+            "data_set_digest": kept.data_set_digest,
+            "received_at": kept.received_at,
+        },
+    )
+    return is_new
+
+
+def has_version(connection: Connection, instance_id: int, data_set_digest: str) -> bool:
+    """Whether these bytes are kept as a further version of an instance."""
+    wanted = {"instance_id": instance_id, "data_set_digest": data_set_digest}
+    return bool(
+        connection.execute(select(exists().where(same(versions, [*wanted], wanted)))).scalar()
+    )
+
+
+def replace_current(
+    connection: Connection, current: Row[Any], values: Mapping[Level, Values], kept: Kept
+) -> None:
+    """Make new bytes current, and the current ones a further version."""
+    add_version(connection, current.id, kept_of(current))
+    connection.execute(
+        delete(versions).where(
+            versions.c.instance_id == current.id,
+            versions.c.data_set_digest == kept.data_set_digest,
+        )
+    )
+    connection.execute(
+        update(instances)
+        .where(instances.c.id == current.id)
+        .values(**values[Level.INSTANCE], **_kept_columns(kept))
+    )
+    touch(connection, current.study_id)
+
+
+def kept_of(row: Row[Any]) -> Kept:
+    """What an instance's row says of the store."""
+    return Kept(**{name: getattr(row, name) for name in Kept.__dataclass_fields__})
+
+
+def instances_of(connection: Connection, archive: int, scope: Scope) -> list[Row[Any]]:
+    """The instances of a scope: series by number, then instances by number, then UID."""
+    return list(
+        connection.execute(
+            _placed()
+            .where(_inside(archive, scope))
+            .order_by(
+                series.c.SeriesNumber.is_(None),
+                series.c.SeriesNumber,
+                series.c.SeriesInstanceUID,
+                instances.c.InstanceNumber.is_(None),
+                instances.c.InstanceNumber,
+                instances.c.SOPInstanceUID,
+            )
+        )
+    )
+
+
+def _inside(archive: int, scope: Scope) -> ColumnElement[bool]:
+    wanted = [
+        studies.c.archive_id == archive,
+        studies.c.StudyInstanceUID == scope.study_instance_uid,
+    ]
+    if scope.series_instance_uid:
+        wanted.append(series.c.SeriesInstanceUID == scope.series_instance_uid)
+    if scope.sop_instance_uid:
+        wanted.append(instances.c.SOPInstanceUID == scope.sop_instance_uid)
+    return and_(*wanted)
+
+
+def remove(connection: Connection, archive: int, scope: Scope) -> tuple[int, list[str]]:
+    """Remove the rows of a scope; how many instances, and the digests no row names any more."""
+    rows = instances_of(connection, archive, scope)
+    ids = [row.id for row in rows]
+    digests = {row.digest for row in rows}
+    digests |= {
+        digest
+        for (digest,) in connection.execute(
+            select(versions.c.digest).where(versions.c.instance_id.in_(ids))
+        )
+    }
+    connection.execute(delete(versions).where(versions.c.instance_id.in_(ids)))
+    connection.execute(delete(instances).where(instances.c.id.in_(ids)))
+    _remove_childless(connection, archive)
+    return len(ids), sorted(digests - set(still_named(connection, digests)))
+
+
+def _remove_childless(connection: Connection, archive: int) -> None:
+    for parent, child, link in (
+        (series, instances, instances.c.series_id),
+        (studies, series, series.c.study_id),
+        (patients, studies, studies.c.patient_id),
+    ):
+        has_child = exists(select(child.c.id).where(link == parent.c.id))
+        connection.execute(delete(parent).where(parent.c.archive_id == archive, not_(has_child)))
+
+
+def still_named(connection: Connection, digests: set[str]) -> Iterator[str]:
+    """Those of digests that some instance or version names, in any archive."""
+    for table in (instances, versions):
+        rows = connection.execute(select(table.c.digest).where(table.c.digest.in_(digests)))
+        yield from (digest for (digest,) in rows)
+
+
+def every_digest(connection: Connection, archive: int) -> Iterator[tuple[str, int]]:
+    """Digest and size of each object that an archive's instances and versions name."""
+    yield from (
+        (digest, size)
+        for digest, size in connection.execute(
+            select(instances.c.digest, instances.c.size_bytes).where(
+                instances.c.archive_id == archive
+            )
+        )
+    )
+    yield from (
+        (digest, size)
+        for digest, size in connection.execute(
+            select(versions.c.digest, versions.c.size_bytes)
+            .join(instances)
+            .where(instances.c.archive_id == archive)
+        )
+    )
+
+
+def forget_everything(connection: Connection, archive: int) -> None:
+    """Remove every row of an archive's instances; its objects stay. For `rebuild`."""
+    of_archive = select(instances.c.id).where(instances.c.archive_id == archive)
+    connection.execute(delete(versions).where(versions.c.instance_id.in_(of_archive)))
+    for table in (instances, series, studies, patients):
+        connection.execute(delete(table).where(table.c.archive_id == archive))
+
+
+def complete_study(connection: Connection, study_id: int, generation: int) -> None:
+    """Mark a study complete at a generation."""
+    connection.execute(
+        update(studies)
+        .where(studies.c.id == study_id)
+        .values(state=COMPLETE, generation=generation, completed_at=now())
+    )
+
+
+def quiet_studies(connection: Connection, quiet_s: float, rows_max: int) -> list[Row[Any]]:
+    """Studies still receiving that have been quiet, the longest quiet first, locked for us."""
+    return list(
+        connection.execute(
+            select(studies, archives.c.name.label("archive"))
+            .join(archives)
+            .where(studies.c.state == RECEIVING, studies.c.last_received_at <= now() - quiet_s)
+            .order_by(studies.c.last_received_at)
+            .limit(rows_max)
+            .with_for_update(of=studies, skip_locked=True)
+        )
+    )
+
+
+def study_row(connection: Connection, archive: int, study_instance_uid: str) -> Row[Any] | None:
+    """The row of a study, or None."""
+    return connection.execute(
+        select(studies).where(
+            studies.c.archive_id == archive, studies.c.StudyInstanceUID == study_instance_uid
+        )
+    ).one_or_none()
+
+
+def restore_study(
+    connection: Connection, archive: int, study_instance_uid: str, generation: int
+) -> None:
+    """Set a study's generation from a record found by `rebuild`; it only ever rises."""
+    connection.execute(
+        update(studies)
+        .where(
+            studies.c.archive_id == archive,
+            studies.c.StudyInstanceUID == study_instance_uid,
+            studies.c.generation < generation,
+        )
+        .values(generation=generation, state=COMPLETE, completed_at=now())
+    )

@@ -1,0 +1,227 @@
+"""The queue: rows with unique keys, leases and fencing tokens. No threads live here.
+
+A job is written in the transaction of what caused it, so no crash can lose it and no repeat can
+double it. A claim takes a lease by the database's clock and raises the token; whoever writes a
+result must still hold that token, so a worker that wakes up late meets Conflict. A lease that runs
+out gives the job back, and after the last attempt it fails aloud.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, update
+
+from pacs.errors import Conflict
+from pacs.index.schema import archives, insert_new, jobs, now
+
+ATTEMPTS_MAX: Final = 3  # claims of one job; after the last one it is failed
+LEASE_S: Final = 20.0  # how long a claim holds without being renewed
+RETRY_PAUSE_S: Final = 5.0  # before the second attempt; twice as long before the third
+
+QUEUED, RUNNING, SUCCEEDED, FAILED, SKIPPED, SUPERSEDED = (
+    "queued",
+    "running",
+    "succeeded",
+    "failed",
+    "skipped",
+    "superseded",
+)
+STATES: Final = (QUEUED, RUNNING, SUCCEEDED, FAILED, SKIPPED, SUPERSEDED)
+ENDED: Final = frozenset({SUCCEEDED, FAILED, SKIPPED, SUPERSEDED})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One piece of work, as it stood when it was read."""
+
+    id: int
+    key: str
+    kind: str
+    archive: str
+    study_instance_uid: str
+    generation: int
+    payload: Mapping[str, Any]
+    state: str
+    attempts: int
+    token: int
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    reason_code: str
+    reason: str
+
+
+def enqueue(
+    connection: Connection,
+    *,
+    key: str,
+    kind: str,
+    archive_id: int,
+    study_instance_uid: str,
+    generation: int,
+    payload: Mapping[str, Any],
+) -> bool:
+    """Write a job into the caller's transaction; False if this very job is there already."""
+    _, is_new = insert_new(
+        connection,
+        jobs,
+        ["key"],
+        {
+            "key": key,
+            "kind": kind,
+            "archive_id": archive_id,
+            "study_instance_uid": study_instance_uid,
+            "generation": generation,
+            "payload": json.dumps(payload, sort_keys=True),
+            "created_at": now(),
+        },
+    )
+    return is_new
+
+
+def claim(connection: Connection, kinds: Sequence[str], *, lease_s: float = LEASE_S) -> Job | None:
+    """Take the oldest job that is due, or whose worker fell silent; None if there is none."""
+    due = or_(
+        and_(jobs.c.state == QUEUED, jobs.c.not_before <= now()),
+        and_(_silent(), jobs.c.attempts < ATTEMPTS_MAX),
+    )
+    oldest = (
+        select(jobs.c.id)
+        .where(jobs.c.kind.in_(kinds), due)
+        .order_by(jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    row = connection.execute(
+        update(jobs)
+        .where(jobs.c.id == oldest)
+        .values(
+            state=RUNNING,
+            attempts=jobs.c.attempts + 1,
+            token=jobs.c.token + 1,
+            lease_until=now() + lease_s,
+            started_at=now(),
+            reason_code="",
+            reason="",
+        )
+        .returning(*jobs.c, _archive_name())
+    ).one_or_none()
+    return None if row is None else _job(row)
+
+
+def _silent() -> ColumnElement[bool]:
+    return and_(jobs.c.state == RUNNING, jobs.c.lease_until < now())
+
+
+def _archive_name() -> ColumnElement[str]:
+    name = select(archives.c.name).where(archives.c.id == jobs.c.archive_id).scalar_subquery()
+    return name.label("archive")
+
+
+def _job(row: Row[Any]) -> Job:
+    columns = {name: getattr(row, name) for name in Job.__dataclass_fields__ if name != "payload"}
+    return Job(payload=json.loads(row.payload), **columns)
+
+
+def renew(connection: Connection, job: Job, *, lease_s: float = LEASE_S) -> None:
+    """Hold a job for longer. Raises Conflict if it is no longer ours."""
+    _ours(connection, job, {"lease_until": now() + lease_s})
+
+
+def finish(
+    connection: Connection, job: Job, state: str, *, reason_code: str = "", reason: str = ""
+) -> None:
+    """End a job. Raises Conflict if it is no longer ours, which undoes the caller's transaction."""
+    assert state in ENDED, state
+    end = {"state": state, "finished_at": now(), "reason_code": reason_code, "reason": reason}
+    _ours(connection, job, end)
+
+
+def give_back(connection: Connection, job: Job, *, reason_code: str, reason: str) -> bool:
+    """Try again later, or fail for good after the last attempt; True if it will be tried again."""
+    if job.attempts >= ATTEMPTS_MAX:
+        finish(connection, job, FAILED, reason_code=reason_code, reason=reason)
+        return False
+    pause = RETRY_PAUSE_S * 2 ** (job.attempts - 1)
+    again = {
+        "state": QUEUED,
+        "not_before": now() + pause,
+        "lease_until": 0.0,
+        "reason_code": reason_code,
+        "reason": reason,
+    }
+    _ours(connection, job, again)
+    return True
+
+
+def _ours(connection: Connection, job: Job, values: Mapping[str, Any]) -> None:
+    """Change a job only while its token is the one we were given."""
+    held = and_(jobs.c.id == job.id, jobs.c.token == job.token, jobs.c.state == RUNNING)
+    changed = connection.execute(
+        update(jobs).where(held).values(**values).returning(jobs.c.id)
+    ).one_or_none()
+    if changed is None:
+        raise Conflict("another worker holds this job now", job=job.id)
+
+
+def fail_silent(connection: Connection) -> int:
+    """Fail the jobs whose worker fell silent on the last attempt; how many."""
+    failed = connection.execute(
+        update(jobs)
+        .where(_silent(), jobs.c.attempts >= ATTEMPTS_MAX)
+        .values(
+            state=FAILED,
+            finished_at=now(),
+            reason_code="worker_lost",
+            reason=f"The worker fell silent on each of {ATTEMPTS_MAX} attempts.",
+        )
+        .returning(jobs.c.id)
+    )
+    return len(failed.all())
+
+
+def supersede(connection: Connection, archive_id: int, study_instance_uid: str, before: int) -> int:
+    """End the queued jobs of earlier generations of a study: a later one replaces them."""
+    ended = connection.execute(
+        update(jobs)
+        .where(
+            jobs.c.archive_id == archive_id,
+            jobs.c.study_instance_uid == study_instance_uid,
+            jobs.c.generation < before,
+            jobs.c.state == QUEUED,
+        )
+        .values(
+            state=SUPERSEDED,
+            finished_at=now(),
+            reason_code="superseded",
+            reason="More of the study arrived before this began.",
+        )
+        .returning(jobs.c.id)
+    )
+    return len(ended.all())
+
+
+def listed(
+    connection: Connection, *, state: str = "", study: str = "", limit: int, cursor: int
+) -> list[Job]:
+    """Jobs, newest first, with ids below cursor (0: from the newest)."""
+    wanted = [jobs.c.state == state] if state else []
+    wanted += [jobs.c.study_instance_uid == study] if study else []
+    wanted += [jobs.c.id < cursor] if cursor else []
+    rows = connection.execute(
+        select(jobs, _archive_name()).where(*wanted).order_by(jobs.c.id.desc()).limit(limit)
+    )
+    return [_job(row) for row in rows]
+
+
+def counts(connection: Connection) -> dict[str, int]:
+    """How many jobs stand in each state."""
+    found = connection.execute(
+        select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state)
+    )
+    return dict.fromkeys(STATES, 0) | {row.state: row.number for row in found}

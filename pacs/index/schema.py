@@ -1,0 +1,268 @@
+"""The tables, their columns taken from `INDEXED`; every row belongs to one archive.
+
+A column of an attribute bears its keyword. A person's name has a folded column per component
+group beside it, and a time one that sorts, since those are what gets compared (PS3.4 C.2.2.2).
+Rows are born by `insert_new` alone, so that racing doors make one patient and one study.
+Times are seconds since 1970 in UTC, taken from the database's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    and_,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from pacs.dicom.attributes import Attribute, Level, read_from_data_set
+from pacs.dicom.matching import PN_GROUPS
+
+# Byte order and case as they are, on every database: DICOM compares so (PS3.4 C.2.2.2.1).
+Exact = Text().with_variant(Text(collation="C"), "postgresql")
+Key = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_NUMBERS: Final = frozenset({"IS", "US"})
+# The columns of a unique key are never NULL, or two unknowns would not be equal.
+_NEVER_NULL: Final = frozenset(
+    ["PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
+)
+
+
+def search_columns(attribute: Attribute) -> tuple[str, ...]:
+    """The columns that are compared with a key for this attribute."""
+    if attribute.vr == "PN":
+        return tuple(f"{attribute.keyword}_{group}" for group in PN_GROUPS)
+    if attribute.vr == "TM":
+        return (f"{attribute.keyword}_sorted",)
+    return (attribute.keyword,)
+
+
+def _columns_of(level: Level) -> list[Column[Any]]:
+    columns: list[Column[Any]] = []
+    for attribute in read_from_data_set(level):
+        keyword = attribute.keyword
+        kind = BigInteger() if attribute.vr in _NUMBERS else Exact
+        columns.append(Column(keyword, kind, nullable=keyword not in _NEVER_NULL))
+        columns += [Column(n, Exact) for n in search_columns(attribute) if n != keyword]
+    return columns
+
+
+def _archive() -> Column[int]:
+    return Column("archive_id", Key, ForeignKey("archives.id"), nullable=False)
+
+
+archives = Table(
+    "archives",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("name", Exact, nullable=False, unique=True),
+)
+
+patients = Table(
+    "patients",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _archive(),
+    # Two strangers without a Patient ID are not one patient: their study tells them apart.
+    Column("scope", Exact, nullable=False, server_default=""),
+    *_columns_of(Level.PATIENT),
+    UniqueConstraint("archive_id", "PatientID", "IssuerOfPatientID", "scope"),
+    Index(None, "archive_id", "PatientName_alphabetic"),
+)
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _archive(),
+    Column("patient_id", Key, ForeignKey("patients.id"), nullable=False, index=True),
+    *_columns_of(Level.STUDY),
+    Column("state", Exact, nullable=False, server_default="receiving"),
+    Column("generation", Integer, nullable=False, server_default="0"),
+    Column("first_received_at", Double, nullable=False),
+    Column("last_received_at", Double, nullable=False),
+    Column("completed_at", Double),
+    UniqueConstraint("archive_id", "StudyInstanceUID"),
+    Index(None, "archive_id", "StudyDate", "StudyTime_sorted"),
+    Index(None, "archive_id", "AccessionNumber"),
+    Index(None, "state", "last_received_at"),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _archive(),
+    Column("study_id", Key, ForeignKey("studies.id"), nullable=False),
+    *_columns_of(Level.SERIES),
+    UniqueConstraint("study_id", "SeriesInstanceUID"),
+    Index(None, "archive_id", "SeriesInstanceUID"),
+    Index(None, "archive_id", "Modality"),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _archive(),
+    Column("series_id", Key, ForeignKey("series.id"), nullable=False, index=True),
+    *_columns_of(Level.INSTANCE),
+    Column("transfer_syntax_uid", Exact, nullable=False),
+    Column("digest", Exact, nullable=False, index=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("data_set_digest", Exact, nullable=False),
+    Column("data_set_offset", Integer, nullable=False),
+    Column("frame_table", LargeBinary, nullable=False),
+    Column("received_at", Double, nullable=False),
+    # The key of the job that made it; empty for what was received.
+    Column("made_by", Exact, nullable=False, server_default=""),
+    UniqueConstraint("archive_id", "SOPInstanceUID"),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("instance_id", Key, ForeignKey("instances.id"), nullable=False),
+    Column("digest", Exact, nullable=False, index=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("data_set_digest", Exact, nullable=False),
+    Column("received_at", Double, nullable=False),
+    UniqueConstraint("instance_id", "data_set_digest"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("key", Exact, nullable=False, unique=True),
+    Column("kind", Exact, nullable=False),
+    _archive(),
+    Column("study_instance_uid", Exact, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("state", Exact, nullable=False, server_default="queued"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("token", Integer, nullable=False, server_default="0"),
+    Column("not_before", Double, nullable=False, server_default="0"),
+    Column("lease_until", Double, nullable=False, server_default="0"),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("reason_code", Exact, nullable=False, server_default=""),
+    Column("reason", Text, nullable=False, server_default=""),
+    Index(None, "state", "not_before"),
+    Index(None, "archive_id", "study_instance_uid"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("key", Exact, nullable=False, unique=True),
+    _archive(),
+    Column("study_instance_uid", Exact, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("model", Exact, nullable=False),
+    Column("state", Exact, nullable=False),
+    # What the run says of itself, as JSON; kept in the store as well, for `rebuild`.
+    Column("record", Text, nullable=False),
+    Column("digest", Exact, nullable=False, index=True),
+    Column("ended_at", Double, nullable=False),
+    Index(None, "archive_id", "study_instance_uid"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", Key, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("previous", Exact, nullable=False),
+    Column("digest", Exact, nullable=False),
+)
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("digest", Exact, nullable=False),
+)
+
+TABLE: Final = {
+    Level.PATIENT: patients,
+    Level.STUDY: studies,
+    Level.SERIES: series,
+    Level.INSTANCE: instances,
+}
+
+
+class now(FunctionElement[float]):  # noqa: N801 - it reads as the SQL function it is
+    """The database's clock: seconds since 1970. Workers' own clocks may differ."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(_element: now, _compiler: SQLCompiler, **_: object) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(_element: now, _compiler: SQLCompiler, **_: object) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+def insert_new(
+    connection: Connection, table: Table, unique: Sequence[str], values: Mapping[str, Any]
+) -> tuple[int, bool]:
+    """The id of the row with these unique values, and whether it was made just now.
+
+    The database decides the race, and tells its verdict by what it returns.
+    """
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    made = connection.execute(
+        insert(table)
+        .values(**values)
+        .on_conflict_do_nothing(index_elements=unique)
+        .returning(table.c.id)
+    ).scalar_one_or_none()
+    if made is not None:
+        return int(made), True
+    found = connection.execute(select(table.c.id).where(same(table, unique, values)))
+    return int(found.scalar_one()), False
+
+
+def same(table: Table, unique: Sequence[str], values: Mapping[str, Any]) -> ColumnElement[bool]:
+    """The condition that a row has these unique values."""
+    return and_(*(table.c[name] == values[name] for name in unique))

@@ -1,0 +1,145 @@
+"""The embedded back end: one file per object, below folders of 256.
+
+An object is written to a temporary file, synced, renamed to its digest, and the folder synced:
+only then is it kept (PostgreSQL once missed the folder). A sync that fails is never retried and
+believed, since the kernel may have dropped the pages; the object counts as not kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from pacs.errors import Exhausted, Missing, NodeError, Unreachable
+from pacs.store import CHUNK_BYTES, Blob, Piece, is_digest
+
+FREE_BYTES_MIN: Final = 256 << 20  # below this much free room new objects are refused
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class FileStore:
+    """Objects as files below a folder of ours."""
+
+    def __init__(self, folder: Path, *, free_bytes_min: int = FREE_BYTES_MIN) -> None:
+        self._folder = folder
+        self._incoming = folder / "incoming"
+        self._free_bytes_min = free_bytes_min
+        _make_durable_folder(self._incoming)
+        for n in range(256):
+            (folder / f"{n:02x}").mkdir(exist_ok=True)
+        _sync_folder(folder)
+
+    def put(self, pieces: Sequence[Piece]) -> Blob:
+        """Keep the pieces: file synced, renamed, folder synced. Raises Exhausted, Unreachable."""
+        digest = hashlib.sha256()
+        size = 0
+        for piece in pieces:
+            digest.update(piece)
+            size += len(piece)
+        blob = Blob(digest.hexdigest(), size)
+        self.check()
+        try:
+            self._write(self._path(blob.digest), pieces)
+        except OSError as error:
+            raise _translated(error) from error
+        return blob
+
+    def _write(self, target: Path, pieces: Sequence[Piece]) -> None:
+        handle, name = tempfile.mkstemp(dir=self._incoming)
+        try:
+            with os.fdopen(handle, "wb", buffering=0) as file:
+                for piece in pieces:
+                    _write_all(file.fileno(), memoryview(piece))
+                os.fsync(file.fileno())
+            os.rename(name, target)  # noqa: PTH104 - one system call, on the path of every instance
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+
+    def read(self, digest: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+        """The bytes of an object or a range of it. Raises Missing."""
+        try:
+            handle = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise Missing("the store has no such object", digest=digest) from error
+        except OSError as error:
+            raise _translated(error) from error
+        return _chunks(handle, start, size)
+
+    def delete(self, digest: str) -> None:
+        """Forget an object, durably."""
+        path = self._path(digest)
+        path.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+    def digests(self) -> Iterator[str]:
+        """Every object's digest."""
+        for folder in sorted(self._folder.glob("[0-9a-f][0-9a-f]")):
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries]
+            yield from (name for name in names if is_digest(name))
+
+    def check(self) -> None:
+        """Return if there is room. Raises Exhausted or Unreachable."""
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError as error:
+            raise _translated(error) from error
+        free = disk.f_bavail * disk.f_frsize
+        if free < self._free_bytes_min:
+            raise Exhausted("the store's disk is nearly full", free_bytes=free)
+
+    def sweep_incoming(self) -> None:
+        """Remove what a killed process left half-written. Only while nobody writes."""
+        for path in self._incoming.iterdir():
+            path.unlink(missing_ok=True)
+
+    def _path(self, digest: str) -> Path:
+        assert is_digest(digest), "keys are digests"
+        return self._folder / digest[:2] / digest
+
+
+def _write_all(handle: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _chunks(handle: int, start: int, size: int | None) -> Iterator[bytes]:
+    with os.fdopen(handle, "rb", buffering=0) as file:
+        file.seek(start)
+        left = size
+        while left is None or left > 0:
+            chunk = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+            if not chunk:
+                return
+            left = None if left is None else left - len(chunk)
+            yield chunk
+
+
+def _make_durable_folder(folder: Path) -> None:
+    """Make a folder and sync every parent that had to be made, so that none is lost."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _translated(error: OSError) -> NodeError:
+    if error.errno in _NO_ROOM:
+        return Exhausted("the store's disk is full")
+    return Unreachable("the store's disk failed", errno=error.errno or 0)
