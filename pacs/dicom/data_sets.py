@@ -11,8 +11,9 @@ import zlib
 from typing import Final
 
 from pydicom import Dataset, dcmread
-from pydicom.dataset import FileMetaDataset
 from pydicom.errors import BytesLengthException
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 
 from pacs.dicom.part10 import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -70,15 +71,11 @@ def written(data_set: Dataset, transfer_syntax_uid: str) -> bytes:
 
     Encapsulated pixel data must be in that syntax already; nothing is encoded here.
     """
-    target = io.BytesIO()
-    plain = data_set.copy()
-    plain.file_meta = FileMetaDataset()
+    target = DicomBytesIO()
+    target.is_implicit_VR = transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN
+    target.is_little_endian = transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN
     try:
-        plain.save_as(
-            target,
-            implicit_vr=transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN,
-            little_endian=transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN,
-        )
+        write_dataset(target, data_set)
     except UNFIT as error:
         raise BadObject("the data set cannot be written") from error
     if transfer_syntax_uid != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:

@@ -370,7 +370,7 @@ def _private_of(elements: Mapping[int, bytes]) -> Mapping[str, object]:
         return {}
     try:
         found = json.loads(elements.get(0x00020102, b"").rstrip(b" \0"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

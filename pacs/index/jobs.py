@@ -225,3 +225,9 @@ def counts(connection: Connection) -> dict[str, int]:
         select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state)
     )
     return dict.fromkeys(STATES, 0) | {row.state: row.number for row in found}
+
+
+def overdue(connection: Connection, *, by_s: float = 10 * LEASE_S) -> list[str]:
+    """The keys of running jobs whose lease ran out long ago: nobody takes them up."""
+    late = and_(jobs.c.state == RUNNING, jobs.c.lease_until < now() - by_s)
+    return [key for (key,) in connection.execute(select(jobs.c.key).where(late))]

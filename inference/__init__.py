@@ -1,0 +1,1 @@
+"""The inference node: ONNX models as data, findings as DICOM objects."""

@@ -1,0 +1,1 @@
+"""The DIMSE door: associations, the requests that arrive on them, and our own as SCU."""

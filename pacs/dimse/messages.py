@@ -1,0 +1,243 @@
+"""What travels inside a protocol data unit: PDVs, command sets, and how long each may be.
+
+Everything a peer sends before we believe it passes through here. The functions are pure, take bytes
+and raise `Refused` with the rule that was broken; the upper layer turns that into an A-ABORT. A
+command set is Implicit VR Little Endian with a handful of short elements (PS3.7 6.3), so it is read
+and written here without building a pydicom data set: that alone costs more than all else that is
+done for one instance.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
+from typing import Final, NamedTuple
+
+from pacs.errors import Refused
+
+ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
+
+SHORT_PDU_BYTES_MAX: Final = 64  # rejections, releases and aborts have 4 bytes; longer: A-ABORT
+ASSOCIATE_ITEMS_MAX: Final = 4096  # items and sub-items of an A-ASSOCIATE; more: A-ABORT
+COMMAND_BYTES_MAX: Final = 1 << 16  # a longer command set: A-ABORT
+CONTEXTS_MAX: Final = 128  # odd numbers from 1 to 255 (PS3.8 9.3.2.2)
+
+COMMAND, LAST = 1, 2  # bits of the message control header (PS3.8 E.2)
+PDV_HEADER_BYTES: Final = 6  # of each value, and counted in the maximum length (PS3.8 D.1)
+NO_DATA_SET: Final = 0x0101  # (0000,0800) of a message without a data set
+WITH_DATA_SET: Final = 0x0001  # and of one with it: anything else
+MEDIUM: Final = 0x0000  # (0000,0700)
+
+# Elements of group 0000 (PS3.7 E.1).
+GROUP_LENGTH, AFFECTED_CLASS, COMMAND_FIELD = 0x0000, 0x0002, 0x0100
+MESSAGE_ID, RESPONDED_TO, PRIORITY, DATA_SET_TYPE = 0x0110, 0x0120, 0x0700, 0x0800
+STATUS, ERROR_COMMENT, AFFECTED_INSTANCE = 0x0900, 0x0902, 0x1000
+
+C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
+
+_ITEM: Final = struct.Struct(">BxH")  # an item of A-ASSOCIATE (PS3.8 9.3.2)
+_NESTED: Final = {0x20: 4, 0x21: 4, 0x50: 0}  # items with sub-items -> bytes before the first one
+_PDV: Final = struct.Struct(">IBB")  # length, context, message control header (PS3.8 9.3.5.1, E.2)
+_ELEMENT: Final = struct.Struct("<HHI")
+
+
+def length_max(kind: int, *, associate_bytes_max: int, data_bytes_max: int) -> int:
+    """The longest PDU of a kind that is read. Raises Refused for a kind PS3.8 does not know."""
+    if kind in (ASSOCIATE_RQ, ASSOCIATE_AC):
+        return associate_bytes_max
+    if kind == P_DATA:
+        return data_bytes_max
+    if ASSOCIATE_RJ <= kind <= ABORT:
+        return SHORT_PDU_BYTES_MAX
+    raise Refused("unknown PDU type", kind=kind)
+
+
+def check_associate(body: memoryview) -> None:
+    """Refuse an A-ASSOCIATE with more items than any honest one has, before they are built.
+
+    A mebibyte of empty items would otherwise become a quarter of a million objects.
+    """
+    items = 0
+    for kind, value in _items(body[68:]):
+        items += 1
+        if kind in _NESTED:
+            items += sum(1 for _ in _items(value[_NESTED[kind] :]))
+        if items > ASSOCIATE_ITEMS_MAX:
+            raise Refused("too many items in an A-ASSOCIATE", items_max=ASSOCIATE_ITEMS_MAX)
+
+
+def _items(body: memoryview) -> Iterator[tuple[int, memoryview]]:
+    at = 0
+    while at + _ITEM.size <= len(body):
+        kind, length = _ITEM.unpack_from(body, at)
+        at += _ITEM.size + length
+        yield kind, body[at - length : at]
+
+
+class Pdv(NamedTuple):
+    """One presentation data value: a fragment of a command set or of a data set (PS3.8 E.1)."""
+
+    context_id: int
+    control: int
+    fragment: memoryview
+
+    @property
+    def is_command(self) -> bool:
+        return bool(self.control & COMMAND)
+
+    @property
+    def is_last(self) -> bool:
+        return bool(self.control & LAST)
+
+
+def pdvs(body: memoryview) -> list[Pdv]:
+    """The presentation data values of a P-DATA-TF, as views of its body. Raises Refused."""
+    found, at = [], 0
+    while at < len(body):
+        if at + _PDV.size > len(body):
+            raise Refused("a presentation data value is cut off")
+        length, context_id, control = _PDV.unpack_from(body, at)
+        end = at + 4 + length
+        if length < 2 or end > len(body):
+            raise Refused("a presentation data value has a wrong length", length=length)
+        found.append(Pdv(context_id, control, body[at + _PDV.size : end]))
+        at = end
+    return found
+
+
+def read_command(encoded: bytes) -> dict[int, bytes]:
+    """Element -> value of a command set (PS3.7 6.3.1). Raises Refused.
+
+    The two elements that decide how to go on, Command Field and Command Data Set Type, are there
+    with their right length; the others are as they came.
+    """
+    elements: dict[int, bytes] = {}
+    at = 0
+    while at < len(encoded):
+        if at + _ELEMENT.size > len(encoded):
+            raise Refused("a command set is cut off")
+        group, element, length = _ELEMENT.unpack_from(encoded, at)
+        at += _ELEMENT.size + length
+        if group != 0 or at > len(encoded):
+            raise Refused("a command set is malformed", element=element)
+        elements[element] = encoded[at - length : at]
+    for element in (COMMAND_FIELD, DATA_SET_TYPE):
+        if len(elements.get(element, b"")) != 2:
+            raise Refused("a command set lacks a mandatory element", element=element)
+    return elements
+
+
+def number(command: Mapping[int, bytes], element: int) -> int | None:
+    """The value of a US element, None where it is absent or has a wrong length."""
+    value = command.get(element, b"")
+    return int.from_bytes(value, "little") if len(value) == 2 else None
+
+
+def uid(command: Mapping[int, bytes], element: int) -> str:
+    """The value of a UI element after one trailing NUL or space; what is not ASCII shows as U+FFFD."""
+    value = command.get(element, b"")
+    return value[: -1 if value[-1:] in (b"\0", b" ") else None].decode("ascii", "replace")
+
+
+def write_command(elements: Iterable[tuple[int, int | str]]) -> bytes:
+    """An encoded command set with its group length; numbers as US, text padded to even length.
+
+    Elements come in ascending order. UIDs are padded with NUL, other text with a space.
+    """
+    body = b"".join(_element(element, value) for element, value in elements)
+    return _ELEMENT.pack(0, GROUP_LENGTH, 4) + struct.pack("<I", len(body)) + body
+
+
+def _element(element: int, value: int | str) -> bytes:
+    if isinstance(value, int):
+        return _ELEMENT.pack(0, element, 2) + struct.pack("<H", value)
+    raw = value.encode("ascii")
+    if len(raw) % 2:
+        raw += b" " if element == ERROR_COMMENT else b"\0"
+    return _ELEMENT.pack(0, element, len(raw)) + raw
+
+
+class Spool(BytesIO):
+    """The data set of one message while it arrives. Past its limit it forgets and only counts."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__()
+        self.bytes_max = bytes_max
+        self.overflowed = False
+
+    def add(self, fragment: memoryview) -> None:
+        """Append a fragment; once the limit is passed, keep nothing."""
+        if self.overflowed:
+            return
+        if self.tell() + len(fragment) > self.bytes_max:
+            self.overflowed = True
+            self.seek(0)
+            self.truncate()
+            return
+        self.write(fragment)
+
+
+class Message(NamedTuple):
+    """A whole DIMSE message: its command set, raw and read, and its data set if it has one."""
+
+    context_id: int
+    encoded: bytes
+    command: Mapping[int, bytes]
+    data_set: Spool | None
+
+
+class Assembler:
+    """Joins presentation data values to messages (PS3.7 6.3.1, PS3.8 annex E).
+
+    A message is one command set and perhaps one data set, each in fragments that follow one another
+    on one presentation context. Anything else is refused: fragments of two messages mixed, a data
+    set nobody announced, a command in the middle of a data set.
+    """
+
+    def __init__(self, data_set_bytes_max: int) -> None:
+        self._data_set_bytes_max = data_set_bytes_max
+        self._forget()
+
+    def _forget(self) -> None:
+        self._context_id = 0  # no context has this number: nothing has arrived yet
+        self._encoded = bytearray()
+        self._command: Mapping[int, bytes] | None = None
+        self._data_set: Spool | None = None
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return self._context_id != 0
+
+    def add(self, pdv: Pdv) -> Message | None:
+        """Take one value; the message it completes, or None. Raises Refused."""
+        if self._context_id not in (0, pdv.context_id):
+            raise Refused("fragments of two presentation contexts are mixed")
+        self._context_id = pdv.context_id
+        if pdv.is_command != (self._command is None):
+            raise Refused("a command or a data set fragment is out of order")
+        return self._add_command(pdv) if pdv.is_command else self._add_data(pdv)
+
+    def _add_command(self, pdv: Pdv) -> Message | None:
+        if len(self._encoded) + len(pdv.fragment) > COMMAND_BYTES_MAX:
+            raise Refused("a command set is too long", bytes_max=COMMAND_BYTES_MAX)
+        self._encoded += pdv.fragment
+        if not pdv.is_last:
+            return None
+        self._command = read_command(bytes(self._encoded))
+        if number(self._command, DATA_SET_TYPE) == NO_DATA_SET:
+            return self._complete()
+        self._data_set = Spool(self._data_set_bytes_max)
+        return None
+
+    def _add_data(self, pdv: Pdv) -> Message | None:
+        assert self._data_set is not None, "a command that announces no data set completes at once"
+        self._data_set.add(pdv.fragment)
+        return self._complete() if pdv.is_last else None
+
+    def _complete(self) -> Message:
+        assert self._command is not None
+        message = Message(self._context_id, bytes(self._encoded), self._command, self._data_set)
+        self._forget()
+        return message

@@ -1,0 +1,48 @@
+"""What a DIMSE peer is told: one table from our errors to the statuses of PS3.4 and PS3.7.
+
+An error is looked up along its class's ancestry, so a new subclass is answered like its parent
+until it has a row of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from pacs.errors import (
+    BadObject,
+    Conflict,
+    Forbidden,
+    Mismatch,
+    NodeError,
+    Unavailable,
+)
+
+SUCCESS: Final = 0x0000
+SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
+STORED_WITH_WARNING: Final = 0xB007
+
+StatusTable = Mapping[type[NodeError], int]
+
+# PS3.4 B.2.3 and PS3.7 C; C111 is our own code in the range of "cannot understand", as in STOW-RS.
+STORE: Final[StatusTable] = {
+    Mismatch: 0xA900,
+    BadObject: 0xC000,
+    Conflict: 0xC111,
+    Forbidden: 0x0124,
+    Unavailable: 0xA700,
+    NodeError: 0x0110,
+}
+
+COMMENT_CHARACTERS_MAX: Final = 64  # (0000,0902) is LO; what is longer is cut off
+
+
+def status_of(error: NodeError, table: StatusTable) -> int:
+    """The status for an error: that of its nearest ancestor in the table."""
+    return next(table[ancestor] for ancestor in type(error).__mro__ if ancestor in table)
+
+
+def comment_of(sentence: str) -> str:
+    """A sentence as Error Comment: printable ASCII without backslash, at most 64 characters."""
+    readable = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in sentence)
+    return readable[:COMMENT_CHARACTERS_MAX].rstrip()

@@ -1,0 +1,743 @@
+# ruff: noqa: SLF001 - this is the one file that overrides private members of pynetdicom
+"""Our event-driven upper layer beneath pynetdicom's association.
+
+pynetdicom keeps negotiation, the state machine of PS3.8 chapter 9 and the DIMSE services. Replaced
+are the parts that a hostile or a fast peer meets. Its reactor polls every millisecond, reads 4 KiB
+at a time and believes any announced length; here a thread sleeps until its socket has something to
+say, reads a whole PDU into place under a length cap and one deadline, and hands complete messages
+on. Whoever sends does so in his own thread: the state machine is a monitor that both sides enter.
+
+`tests/unit/dimse/test_upper_layer.py` fails loudly when pynetdicom's version, or one of the members
+used here, changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import select
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, cast
+
+from pynetdicom import _config, evt
+from pynetdicom._globals import MODE_ACCEPTOR, MODE_REQUESTOR
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dimse_primitives import C_STORE, DimsePrimitiveType, DimseServiceType
+from pynetdicom.dul import _PDU_TYPES, DULServiceProvider
+from pynetdicom.fsm import TRANSITION_TABLE
+from pynetdicom.pdu import P_DATA_TF, _PDUType
+from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, _PDUPrimitiveType
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.transport import (
+    T_CONNECT,
+    AddressInformation,
+    AssociationServer,
+    AssociationSocket,
+    RequestHandler,
+)
+
+from pacs.dicom.part10 import Buffer
+from pacs.dimse import messages
+from pacs.errors import Refused, Unreachable
+
+PYNETDICOM: Final = "3.0.4"  # the version whose private members are overridden here
+
+TICK_S: Final = 1.0  # an idle reader looks at its timers this often
+LINGER_S: Final = 1.0  # a peer that was told goodbye has this long to read it and close
+SEND_DEADLINE_S: Final = 30.0  # a peer that takes no byte of ours for so long is gone
+REFUSALS_MAX: Final = 16  # associations beyond the cap that get an A-ASSOCIATE-RJ; more: closed
+REQUESTS_WAITING_MAX: Final = 8  # the window we negotiate is 1 (PS3.7 D.3.3.3); more: A-ABORT
+PAUSE_STEP_S: Final = 0.0001  # how often a sender looks whether the reactor has stepped aside
+MESSAGE_IDS: Final = 65_535
+
+_HEADER: Final = struct.Struct(">BxI")
+_DISCARD_BYTES: Final = 1 << 16
+_QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)  # Linux alone has it
+
+# What pynetdicom's decoders raise on bytes that are not what they say they are.
+MALFORMED: Final = (
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+
+log = logging.getLogger(__name__)
+
+# These are settings of a whole process. Its log handlers would format every PDU, and show data
+# sets; files are sent as they lie on disk; and what a UID may look like is for the archive to say,
+# which answers A900 where pynetdicom would abort.
+_config.LOG_HANDLER_LEVEL = "none"
+_config.LOG_REQUEST_IDENTIFIERS = False
+_config.LOG_RESPONSE_IDENTIFIERS = False
+_config.STORE_SEND_CHUNKED_DATASET = True
+_config.VALIDATORS["UI"] = lambda _: (True, "")
+
+
+@dataclass(frozen=True, slots=True)
+class DimseLimits:
+    """What one peer may ask of us. Each limit says what happens when it is reached."""
+
+    associations_max: int = 64  # further requests: A-ASSOCIATE-RJ 2,3,2
+    associations_per_address_max: int = 64  # the same, counted for one network address
+    pdu_bytes_max: int = 131_072  # offered to the peer; a longer P-DATA-TF: A-ABORT
+    associate_pdu_bytes_max: int = 1 << 20  # a longer A-ASSOCIATE: A-ABORT
+    data_set_bytes_max: int = 1 << 31  # a longer data set: A700
+    artim_s: float = 15.0  # from the connection to its A-ASSOCIATE-RQ: A-ABORT
+    pdu_deadline_s: float = 15.0  # from the first byte of a PDU to its last: A-ABORT
+    idle_s: float = 30.0  # no PDU either way, and nothing being served: A-ABORT
+
+
+class Wire(AssociationSocket):
+    """A non-blocking socket that is read and written in whole PDUs, each against a deadline."""
+
+    def __init__(
+        self,
+        assoc: PeerAssociation,
+        client_socket: socket.socket | None = None,
+        address: AddressInformation | None = None,
+    ) -> None:
+        super().__init__(assoc, client_socket=client_socket, address=address)
+        if client_socket is not None:
+            _prepare(client_socket)
+
+    def connect(self, primitive: T_CONNECT) -> None:
+        """Connect as requestor. The result is an event of the state machine."""
+        super().connect(primitive)
+        if self.socket is not None:
+            _prepare(self.socket)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection stands, waiting up to one tick for one that is being made."""
+        return self._ready.wait(TICK_S) and self._is_connected
+
+    def wait(self, event: int, until: float) -> bool:
+        """Sleep until the socket is ready for event or the moment `until` comes."""
+        if self.socket is None:
+            raise EOFError
+        poll = select.poll()  # unlike select, it does not stop at descriptor 1,023
+        poll.register(self.socket, event)
+        return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
+
+    def fill(self, buffer: memoryview, until: float) -> None:
+        """Read until the buffer is full. Raises EOFError, TimeoutError or another OSError."""
+        while buffer:
+            if self.socket is None:
+                raise EOFError
+            try:
+                count = self.socket.recv_into(buffer)
+            except BlockingIOError:
+                if not self.wait(select.POLLIN, until):
+                    raise TimeoutError from None
+                continue
+            if count == 0:
+                raise EOFError
+            buffer = buffer[count:]
+            _acknowledge(self.socket)
+            if buffer and time.monotonic() > until:
+                raise TimeoutError
+
+    def read_pdu(self, limits: DimseLimits) -> tuple[int, bytearray]:
+        """The next PDU, header included. Its length is judged before any memory is taken.
+
+        Raises Refused for what PS3.8 or a limit forbids; EOFError or OSError when the peer is gone.
+        """
+        until = time.monotonic() + limits.pdu_deadline_s
+        header = bytearray(_HEADER.size)
+        try:
+            self.fill(memoryview(header), until)
+            kind, length = _HEADER.unpack(header)
+            longest = messages.length_max(
+                kind,
+                associate_bytes_max=limits.associate_pdu_bytes_max,
+                data_bytes_max=limits.pdu_bytes_max,
+            )
+            if length > longest:
+                raise Refused("a PDU is too long", kind=kind, length=length, bytes_max=longest)
+            pdu = bytearray(_HEADER.size + length)
+            pdu[: _HEADER.size] = header
+            self.fill(memoryview(pdu)[_HEADER.size :], until)
+        except TimeoutError:
+            raise Refused("a PDU took too long", deadline_s=limits.pdu_deadline_s) from None
+        return kind, pdu
+
+    def send(self, bytestream: bytes) -> None:
+        """Write one PDU in as few pieces as the kernel allows. Failure is event 17."""
+        rest, until = memoryview(bytestream), time.monotonic() + SEND_DEADLINE_S
+        try:
+            while rest:
+                if self.socket is None:
+                    raise EOFError
+                try:
+                    rest = rest[self.socket.send(rest) :]
+                except BlockingIOError:
+                    if not self.wait(select.POLLOUT, until):
+                        raise TimeoutError from None
+        except (OSError, EOFError):
+            self.event_queue.put("Evt17")
+
+    def _shutdown_socket(self) -> None:
+        """Close the socket for good; a peer that reset the connection is no reason to keep it."""
+        connection = self.socket
+        if connection is None:
+            return
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+    def farewell(self) -> None:
+        """Let the peer read our last PDU: end our half, take what still comes, then close.
+
+        Closing at once with unread bytes would send a reset, and a reset overtakes the A-ABORT.
+        """
+        until = time.monotonic() + LINGER_S
+        with suppress(OSError):  # a peer that closed first did what we wait for
+            if self.socket is not None:
+                self.socket.shutdown(socket.SHUT_WR)
+            while self.socket is not None and self.wait(select.POLLIN, until):
+                if not self.socket.recv(_DISCARD_BYTES) or time.monotonic() > until:
+                    break
+        self.close()
+
+
+def _prepare(connection: socket.socket) -> None:
+    """Small answers leave at once, dead peers are noticed, and no call blocks."""
+    connection.setblocking(False)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    _acknowledge(connection)
+
+
+def _acknowledge(connection: socket.socket) -> None:
+    """Acknowledge what came without the usual delay.
+
+    Senders that write a PDU in two calls with Nagle's algorithm on, as DCMTK does, wait for this
+    acknowledgement: 40 ms per instance otherwise. The kernel forgets the option, so it is set again
+    after every read.
+    """
+    if _QUICKACK is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+
+class DataPdu(P_DATA_TF):
+    """A P-DATA-TF whose values are views of the bytes read, not four copies of them."""
+
+    def __init__(self, pdu: memoryview) -> None:
+        super().__init__()
+        self.values = messages.pdvs(pdu[_HEADER.size :])
+
+    def to_primitive(self) -> P_DATA:
+        """The indication of DT-2. It carries the parsed values beside pynetdicom's list."""
+        return DataIndication(self.values)
+
+
+class DataIndication(P_DATA):
+    """A P-DATA indication primitive with its values parsed."""
+
+    def __init__(self, values: Sequence[messages.Pdv]) -> None:
+        super().__init__()
+        self.values = values
+
+
+class UpperLayer(DULServiceProvider):
+    """The state machine's thread: reads PDUs, watches the timers, ends the connection.
+
+    Local requests do not wait for this thread. `send_pdu` steps the state machine in the caller's
+    thread; `_monitor` keeps the two apart. Reading happens outside the monitor, so that an answer
+    can leave while the next request arrives.
+    """
+
+    def __init__(self, assoc: PeerAssociation, limits: DimseLimits) -> None:
+        super().__init__(assoc)
+        self.daemon = True
+        self.limits = limits
+        self.work: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the association's thread
+        self._monitor = threading.RLock()
+
+    def send_pdu(self, primitive: _PDUPrimitiveType) -> None:
+        """Act on a local request now, in the caller's thread."""
+        with self._monitor:
+            super().send_pdu(primitive)
+            while self._process_recv_primitive():
+                request = self.to_provider_queue.queue[0]
+                self._act()
+                if self.to_provider_queue.queue and self.to_provider_queue.queue[0] is request:
+                    self.to_provider_queue.get(False)  # the state it came too late for left it
+            self._idle_timer.restart()
+
+    def _act(self) -> None:
+        """Let the state machine take every waiting event."""
+        with self._monitor:
+            while not self.event_queue.empty():
+                event = self.event_queue.get(False)
+                # An event without a transition met a connection that ended meanwhile.
+                if (event, self.state_machine.current_state) in TRANSITION_TABLE:
+                    self.state_machine.do_action(event)
+
+    def run_reactor(self) -> None:
+        """The thread's main function. However it ends, the socket closes and the association wakes."""
+        self._idle_timer.start()
+        self.assoc._dul_ready.set()
+        wire = cast(Wire, self.socket)
+        try:
+            self._act()
+            while not self._kill_thread:
+                self._turn(wire)
+        finally:
+            wire.close()
+            self.to_user_queue.put(None)  # who waits for an answer learns that none will come
+            self.assoc.dimse.msg_queue.put((None, None))
+            self.work.put(None)
+
+    def _turn(self, wire: Wire) -> None:
+        """Wait for one thing to happen, act on it, and wake the association if that concerns it."""
+        if not wire.is_connected:
+            pass
+        elif self.artim_timer.expired:
+            # The standard would close without a word (AA-2); an A-ABORT tells the peer why.
+            event = "Evt19" if self.state_machine.current_state == "Sta2" else "Evt18"
+            self.event_queue.put(event)
+        elif self.state_machine.current_state == "Sta13":
+            wire.farewell()
+        else:
+            self._listen(wire)
+        self._act()
+        has_news = self.assoc.dimse.msg_queue.qsize() or self.to_user_queue.qsize()
+        if has_news or self.idle_timer_expired():
+            self.work.put(None)
+
+    def _listen(self, wire: Wire) -> None:
+        """Read one PDU if one begins within a tick."""
+        try:
+            if wire.wait(select.POLLIN, time.monotonic() + TICK_S):
+                self._read_pdu_data()
+                self._idle_timer.restart()
+        except (OSError, EOFError):
+            self.event_queue.put("Evt17")
+
+    def _read_pdu_data(self) -> None:
+        """Read one PDU and queue its event; what is refused becomes event 19, an A-ABORT."""
+        try:
+            kind, pdu = cast(Wire, self.socket).read_pdu(self.limits)
+            decoded, event = self._decode_pdu(kind, pdu)
+        except Refused as refusal:
+            log.warning("association aborted: %s", refusal, extra={"facts": refusal.facts})
+            self.event_queue.put("Evt19")
+        except MALFORMED as error:
+            log.warning("association aborted: a PDU is malformed (%s)", type(error).__name__)
+            self.event_queue.put("Evt19")
+        except (OSError, EOFError):
+            self.event_queue.put("Evt17")
+        else:
+            self._recv_pdu.put(decoded)
+            self.event_queue.put(event)
+
+    def _decode_pdu(self, kind: int, pdu: bytearray) -> tuple[_PDUType, str]:  # type: ignore[override]  # only `_read_pdu_data` calls it
+        """The PDU and the state machine's event for it. Raises Refused, or one of MALFORMED."""
+        view = memoryview(pdu)
+        pdu_class, event = _PDU_TYPES[bytes(view[:1])]
+        if kind == messages.P_DATA:
+            return DataPdu(view), event
+        if kind in (messages.ASSOCIATE_RQ, messages.ASSOCIATE_AC):
+            messages.check_associate(view[_HEADER.size :])
+        decoded = pdu_class()
+        decoded.decode(bytes(pdu))
+        primitive = decoded.to_primitive()  # so that a value it cannot hold is found here
+        if kind == messages.ASSOCIATE_RQ:
+            _check_contexts(cast(A_ASSOCIATE, primitive).presentation_context_definition_list)
+        return decoded, event
+
+    def stop_dul(self) -> bool:
+        """Ask the thread to end if the connection has, and wait a moment for it."""
+        if self.state_machine.current_state == "Sta1":
+            self._kill_thread = True
+        if threading.current_thread() is not self:
+            self.join(TICK_S)
+        return not self.is_alive()
+
+
+def _check_contexts(contexts: Sequence[PresentationContext]) -> None:
+    """Refuse presentation contexts that negotiation could not answer one by one (PS3.8 9.3.2.2)."""
+    numbers = Counter(context.context_id for context in contexts)
+    if not 1 <= len(contexts) <= messages.CONTEXTS_MAX or max(numbers.values()) > 1:
+        raise Refused("presentation contexts are missing, too many or not distinct")
+    if not all(context.abstract_syntax and context.transfer_syntax for context in contexts):
+        raise Refused("a presentation context lacks its abstract or transfer syntax")
+
+
+class Messages(DIMSEServiceProvider):
+    """Joins fragments to messages and checks them before pynetdicom builds anything of them.
+
+    C-STORE, the message that comes a thousand times a second, is read and answered here without a
+    pydicom data set for its command. All others go through pynetdicom's own coding.
+    """
+
+    def __init__(self, assoc: PeerAssociation, limits: DimseLimits) -> None:
+        super().__init__(assoc)
+        self._assembler = messages.Assembler(limits.data_set_bytes_max)
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return self._assembler.is_receiving
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take the values of one P-DATA-TF; a broken rule is event 19, an A-ABORT."""
+        try:
+            for pdv in cast(DataIndication, primitive).values:
+                self._receive(pdv)
+        except Refused as refusal:
+            log.warning("association aborted: %s", refusal, extra={"facts": refusal.facts})
+            self.dul.event_queue.put("Evt19")
+        except MALFORMED as error:
+            log.warning("association aborted: a command is malformed (%s)", type(error).__name__)
+            self.dul.event_queue.put("Evt19")
+
+    def _receive(self, pdv: messages.Pdv) -> None:
+        if pdv.context_id not in self.assoc._accepted_cx:
+            raise Refused("a presentation context was not accepted", context=pdv.context_id)
+        message = self._assembler.add(pdv)
+        if message is None:
+            return
+        if self.msg_queue.qsize() >= REQUESTS_WAITING_MAX:
+            raise Refused("requests come without waiting for answers", max=REQUESTS_WAITING_MAX)
+        if messages.number(message.command, messages.COMMAND_FIELD) == messages.C_STORE_RQ:
+            self.msg_queue.put((message.context_id, _store_request(message)))
+        else:
+            self._pass_on(message)
+
+    def _pass_on(self, message: messages.Message) -> None:
+        """Give pynetdicom a whole message as the two values that it expects at least."""
+        command = P_DATA()
+        command.presentation_data_value_list.append((message.context_id, b"\3" + message.encoded))
+        super().receive_primitive(command)
+        if message.data_set is not None:
+            cast(DIMSEMessage, self.message).data_set = message.data_set
+            end = P_DATA()
+            end.presentation_data_value_list.append((message.context_id, b"\2"))
+            super().receive_primitive(end)
+
+    def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
+        """Send a message; a C-STORE response without a detour through pydicom."""
+        if not (isinstance(primitive, C_STORE) and primitive.MessageIDBeingRespondedTo is not None):
+            super().send_msg(primitive, context_id)
+            return
+        response = P_DATA()
+        response.presentation_data_value_list.append((context_id, b"\3" + _response(primitive)))
+        self.dul.send_pdu(response)
+
+
+def _store_request(message: messages.Message) -> C_STORE:
+    """pynetdicom's C-STORE primitive for a message (PS3.7 9.3.1.1)."""
+    request = C_STORE()
+    request._context_id = message.context_id
+    request.MessageID = messages.number(message.command, messages.MESSAGE_ID)
+    if request.MessageID is None:
+        raise Refused("a C-STORE has no Message ID")
+    request.AffectedSOPClassUID = messages.uid(message.command, messages.AFFECTED_CLASS)
+    request.AffectedSOPInstanceUID = messages.uid(message.command, messages.AFFECTED_INSTANCE)
+    request.DataSet = message.data_set
+    return request
+
+
+def _response(primitive: C_STORE) -> bytes:
+    """The command set of a C-STORE response (PS3.7 9.3.1.2)."""
+    elements: list[tuple[int, int | str | None]] = [
+        (messages.AFFECTED_CLASS, primitive.AffectedSOPClassUID),
+        (messages.COMMAND_FIELD, messages.C_STORE_RSP),
+        (messages.RESPONDED_TO, primitive.MessageIDBeingRespondedTo),
+        (messages.DATA_SET_TYPE, messages.NO_DATA_SET),
+        (messages.STATUS, primitive.Status),
+        (messages.ERROR_COMMENT, primitive.ErrorComment),
+        (messages.AFFECTED_INSTANCE, primitive.AffectedSOPInstanceUID),
+    ]
+    return messages.write_command((tag, value) for tag, value in elements if value is not None)
+
+
+class PeerAssociation(Association):
+    """An association whose threads sleep until there is work."""
+
+    def __init__(self, ae: ApplicationEntity, mode: str, limits: DimseLimits) -> None:
+        super().__init__(ae, mode)
+        self.dul: UpperLayer = UpperLayer(self, limits)
+        self.dimse: Messages = Messages(self, limits)
+        self.acse_timeout = (
+            ae.acse_timeout
+        )  # these two setters also set the timers of the new layer
+        self.network_timeout = ae.network_timeout
+        self._message_id = 0
+        self.is_serving = False
+        self.is_over_the_cap = False
+        self.on_end: Callable[[PeerAssociation], None] = _nothing
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being received or served."""
+        return self.is_serving or self.dimse.is_receiving
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the last PDU either way."""
+        timer = self.dul._idle_timer
+        return (timer.timeout or 0.0) - timer.remaining
+
+    def run_reactor(self) -> None:
+        """The thread's main function. However it ends, its slot comes back."""
+        try:
+            super().run_reactor()
+        finally:
+            self.dul.kill_dul()
+            cast(Wire, self.dul.socket).close()
+            self.on_end(self)
+
+    def _run_reactor(self) -> None:
+        """Serve requests one after another until the association ends.
+
+        While one of the `send_*` methods waits for its response, `_reactor_checkpoint` is closed
+        and `_is_paused` tells it that this thread will not take the response away.
+        """
+        while not self._kill:
+            self._is_paused = True
+            self.dul.work.get()
+            self._reactor_checkpoint.wait()
+            self._is_paused = False
+            if not self._reactor_checkpoint.is_set():
+                self.dul.work.put(None)  # closed between the two lines: the work stays to be done
+                continue
+            context_id, message = self.dimse.get_msg(block=False)
+            if message is not None:
+                self._serve_request(message, cast(int, context_id))
+                self.dul.work.put(None)  # another may have come with it
+            elif self._has_ended():
+                self.kill()
+
+    def _has_ended(self) -> bool:
+        """Whether the peer or a timer ended the association; if so, the last words are said."""
+        if self.is_established and self.acse.is_release_requested():
+            self.acse.send_release(is_response=True)
+            self.is_released = True
+            self.is_established = False
+            evt.trigger(self, evt.EVT_RELEASED, {})
+            return True
+        if self.acse.is_aborted():
+            self.dul.receive_pdu(wait=False)
+            self.is_aborted = True
+            self.is_established = False
+            evt.trigger(self, evt.EVT_ABORTED, {})
+            return True
+        if self.dul.idle_timer_expired():
+            log.warning("association aborted: idle for %s s", self.network_timeout)
+            self.abort(block=False)
+            return True
+        return not self.dul.is_alive()
+
+    def store(
+        self, context_id: int, sop_class_uid: str, sop_instance_uid: str, data_set: Buffer
+    ) -> tuple[int, str]:
+        """C-STORE one data set as it is, as SCU; the peer's status and Error Comment.
+
+        Raises Unreachable if the association ends before the answer, which leaves open whether the
+        peer has the instance: sending it again is right.
+        """
+        self._message_id = self._message_id % MESSAGE_IDS + 1
+        self._reactor_checkpoint.clear()
+        try:
+            while not self._is_paused:
+                time.sleep(PAUSE_STEP_S)
+            self._send_store(context_id, sop_class_uid, sop_instance_uid, memoryview(data_set))
+            _, response = self.dimse.get_msg(block=True)
+        finally:
+            self._reactor_checkpoint.set()
+        if not isinstance(response, C_STORE) or response.Status is None:
+            self.abort()
+            raise Unreachable("the association ended before the answer came")
+        return response.Status, cast("str | None", response.ErrorComment) or ""
+
+    def _send_store(
+        self, context_id: int, sop_class_uid: str, sop_instance_uid: str, data_set: memoryview
+    ) -> None:
+        command = messages.write_command(
+            [
+                (messages.AFFECTED_CLASS, sop_class_uid),
+                (messages.COMMAND_FIELD, messages.C_STORE_RQ),
+                (messages.MESSAGE_ID, self._message_id),
+                (messages.PRIORITY, messages.MEDIUM),
+                (messages.DATA_SET_TYPE, messages.WITH_DATA_SET),
+                (messages.AFFECTED_INSTANCE, sop_instance_uid),
+            ]
+        )
+        self._send_value(context_id, messages.COMMAND | messages.LAST, command)
+        offered = self.dimse.maximum_pdu_size or self.dul.limits.pdu_bytes_max
+        step = min(offered, self.dul.limits.pdu_bytes_max) - messages.PDV_HEADER_BYTES
+        for start in range(0, len(data_set), step):
+            if not self.is_established:
+                return  # the caller finds no answer
+            is_last = start + step >= len(data_set)
+            fragment = bytes(data_set[start : start + step])
+            self._send_value(context_id, messages.LAST if is_last else 0, fragment)
+
+    def _send_value(self, context_id: int, control: int, fragment: bytes) -> None:
+        value = P_DATA()
+        value.presentation_data_value_list.append((context_id, bytes([control]) + fragment))
+        self.dul.send_pdu(value)
+
+    def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
+        """Hand a request to its service; C-STORE to storage, whatever its SOP class."""
+        self.is_serving = True
+        try:
+            if isinstance(msg, C_STORE) and self.is_acceptor:
+                StorageServiceClass(self).SCP(msg, self._accepted_cx[context_id])
+            else:
+                super()._serve_request(msg, context_id)
+        finally:
+            self.is_serving = False
+
+
+def _nothing(_: PeerAssociation) -> None:
+    """An association of our own holds no slot."""
+
+
+class Doorkeeper(RequestHandler):
+    """Makes an association of a connection that was accepted."""
+
+    server: Listener
+
+    def handle(self) -> None:
+        """Start the association; without a thread for it, its slot comes back at once."""
+        association = self._create_association()
+        try:
+            association.start()
+        except RuntimeError:
+            association.on_end(association)
+            raise
+
+    def _create_association(self) -> PeerAssociation:
+        server = self.server
+        association = PeerAssociation(self.ae, MODE_ACCEPTOR, server.limits)
+        association._server = server
+        association.name = f"association {self.client_address[0]}:{self.client_address[1]}"
+        association.set_socket(Wire(association, client_socket=self.request))
+        association.acceptor.maximum_length = self.ae.maximum_pdu_size
+        association.acceptor.ae_title = server.ae_title
+        association.acceptor.address_info = self.local
+        association.requestor.address_info = self.remote
+        for event, bound in server._handlers.items():
+            pairs = bound if isinstance(bound, list) else [bound]  # many for a notification
+            for handler, arguments in pairs:
+                association.bind(event, handler, arguments)
+        server.admit(association, self.client_address[0])
+        return association
+
+
+class Listener(AssociationServer):
+    """Accepts connections and counts them, in all and per address."""
+
+    request_queue_size = 128  # connections the kernel holds while we accept
+
+    def __init__(
+        self,
+        ae: ApplicationEntity,
+        address: tuple[str, int],
+        limits: DimseLimits,
+        handlers: list[evt.EventHandlerType],
+    ) -> None:
+        self.limits = limits
+        self._lock = threading.Lock()
+        self._addresses: dict[PeerAssociation, str] = {}
+        super().__init__(
+            ae, address, ae.ae_title, [], evt_handlers=handlers, request_handler=Doorkeeper
+        )
+
+    @property
+    def active_associations(self) -> list[PeerAssociation]:  # type: ignore[override]  # ours
+        """The associations that hold a slot, and those being refused one."""
+        with self._lock:
+            return list(self._addresses)
+
+    def admit(self, association: PeerAssociation, address: str) -> None:
+        """Count an association until its thread ends, and note whether it is one too many."""
+        with self._lock:
+            held = [where for other, where in self._addresses.items() if not other.is_over_the_cap]
+            association.is_over_the_cap = (
+                len(held) >= self.limits.associations_max
+                or held.count(address) >= self.limits.associations_per_address_max
+            )
+            self._addresses[association] = address
+        association.on_end = self._forget
+
+    def _forget(self, association: PeerAssociation) -> None:
+        with self._lock:
+            self._addresses.pop(association, None)
+
+    def verify_request(self, _request: object, _client_address: object) -> bool:
+        """Whether a connection is answered at all: a flood beyond the cap is closed unread."""
+        return len(self.active_associations) < self.limits.associations_max + REFUSALS_MAX
+
+    def handle_error(self, _request: object, client_address: object) -> None:
+        """A connection that failed before its association began is closed; the others go on."""
+        log.exception("a connection from %s failed", client_address)
+
+    def service_actions(self) -> None:
+        """pynetdicom collects garbage here, stopping every association; ours ends in no cycle."""
+
+    def stop(self) -> None:
+        """Accept no more connections and free the port."""
+        super(AssociationServer, self).shutdown()
+        self.server_close()
+
+
+def associate(
+    ae: ApplicationEntity,
+    address: tuple[str, int],
+    called_ae_title: str,
+    contexts: Iterable[tuple[str, str]],
+    limits: DimseLimits,
+) -> PeerAssociation:
+    """Request an association; (SOP class, transfer syntax) pairs become one context each.
+
+    The association returned is established, or says by its flags and its `acceptor.primitive` why
+    not. Its peer is waited for as long as ae's time-outs say.
+    """
+    local, remote = AddressInformation("", 0), AddressInformation(*address)
+    if remote.is_ipv6:
+        local = AddressInformation("::0", 0)
+    association = PeerAssociation(ae, MODE_REQUESTOR, limits)
+    association.name = f"association to {address[0]}:{address[1]}"
+    association.set_socket(Wire(association, address=local))
+    association.acceptor.ae_title = called_ae_title
+    association.acceptor.address_info = remote
+    association.requestor.ae_title = ae.ae_title
+    association.requestor.address_info = local
+    association.requestor.maximum_length = limits.pdu_bytes_max
+    association.requestor.requested_contexts = _numbered(contexts)
+    association.request()
+    if association.is_established:
+        association.start()
+    return association
+
+
+def _numbered(contexts: Iterable[tuple[str, str]]) -> list[PresentationContext]:
+    proposed = []
+    for number, (sop_class_uid, transfer_syntax_uid) in enumerate(contexts):
+        context = PresentationContext()
+        context.context_id = 2 * number + 1
+        context.abstract_syntax = sop_class_uid
+        context.add_transfer_syntax(transfer_syntax_uid)
+        proposed.append(context)
+    return proposed

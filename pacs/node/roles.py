@@ -1,0 +1,208 @@
+"""What each role process builds and runs: DIMSE, HTTP, or the worker.
+
+A role reads its settings as one line of JSON from standard input and runs until SIGTERM, or until
+that input ends, which means that its supervisor is gone. Then it drains: work under way may
+finish, new work is turned away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType, TracebackType
+from typing import Final
+
+import uvicorn
+
+from inference.pipeline import Pipeline
+from pacs.archive import upkeep
+from pacs.config import Config
+from pacs.decode import Decoder
+from pacs.dimse.scp import Receiver
+from pacs.dimse.upper_layer import DimseLimits
+from pacs.errors import NodeError
+from pacs.node import Node, compose, version
+from pacs.projects import Releases
+from pacs.worker import Sweep, Worker
+from pacs.workflow import INFER, RELEASE
+from web.app import create_app
+from web.parts import Parts
+
+UPKEEP_S: Final = 3_600.0  # how often orphans and half-written files are looked for
+CONNECTIONS_MAX: Final = 256  # open HTTP connections; further ones wait to be accepted
+
+log = logging.getLogger(__name__)
+
+
+def run_dimse(node: Node, stop: threading.Event) -> None:
+    """Receive until stop is set."""
+    limits = node.config.limits
+    receiver = Receiver(
+        node.identified,
+        ae_title=node.config.dimse.aet,
+        address=node.config.bind,
+        port=node.config.dimse.port,
+        limits=DimseLimits(
+            associations_max=limits.associations_max, idle_s=limits.association_idle_s
+        ),
+    )
+    receiver.start()
+    log.info("DIMSE on %s:%d", node.config.bind, receiver.port)
+    stop.wait()
+    receiver.drain(limits.drain_s)
+    receiver.stop()
+
+
+def run_web(node: Node, stop: threading.Event) -> None:
+    """Serve HTTP until stop is set."""
+    config = node.config
+    with Decoder() as decoder, TemporaryDirectory(prefix="spool-", dir=config.data) as spool:
+        app = create_app(
+            Parts(
+                identified=node.identified,
+                projects={name: project.archive for name, project in node.projects.items()},
+                workflow=node.workflow,
+                models=node.models,
+                decoder=decoder,
+                spool=Path(spool),
+                version=version(),
+            )
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                host=config.bind,
+                port=config.http.port,
+                log_config=None,
+                # An access log would hold query strings, and those hold patients' names.
+                access_log=False,
+                server_header=False,
+                limit_concurrency=CONNECTIONS_MAX,
+                timeout_graceful_shutdown=int(config.limits.drain_s),
+            )
+        )
+        threading.Thread(target=_end_with, args=(server, stop), daemon=True).start()
+        log.info("HTTP on %s:%d", config.bind, config.http.port)
+        server.run()
+
+
+def _end_with(server: uvicorn.Server, stop: threading.Event) -> None:
+    stop.wait()
+    server.should_exit = True
+
+
+def run_worker(node: Node, stop: threading.Event) -> None:
+    """Take jobs until stop is set."""
+    inference = node.config.inference
+    with Decoder() as decoder:
+        pipeline = Pipeline(
+            node.identified,
+            node.models,
+            decoder,
+            device=inference.device,
+            threads_max=inference.threads,
+        )
+        releases = Releases(node.identified, dict(node.projects))
+        Worker(
+            node.index,
+            {INFER: pipeline.handle, RELEASE: releases.handle},
+            (
+                node.workflow.complete_quiet_studies,
+                node.workflow.fail_silent_jobs,
+                _every(UPKEEP_S, lambda: sum(upkeep.sweep(archive) for archive in node.archives)),
+            ),
+        ).run(stop)
+
+
+def _every(seconds: float, sweep: Sweep) -> Sweep:
+    """A sweep that does its work at most so often, the first time after one such interval."""
+    last = [time.monotonic()]
+
+    def when_due() -> int:
+        if time.monotonic() - last[0] < seconds:
+            return 0
+        last[0] = time.monotonic()
+        return sweep()
+
+    return when_due
+
+
+RUN: Final[Mapping[str, Callable[[Node, threading.Event], None]]] = {
+    "dimse": run_dimse,
+    "web": run_web,
+    "worker": run_worker,
+}
+
+
+class Discreet(logging.Formatter):
+    """One line a record; of an exception its type and places, since its text may quote a patient."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one printable line."""
+        line = super().format(record)
+        return "".join(c if c.isprintable() else " " for c in line)
+
+    def formatException(  # noqa: N802 - the name that logging calls
+        self,
+        ei: tuple[type[BaseException], BaseException, TracebackType | None]
+        | tuple[None, None, None],
+    ) -> str:
+        """Type and places only."""
+        kind = ei[0].__name__ if ei[0] else "no exception"
+        places = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(ei[2])]
+        return f"{kind} at {' > '.join(places)}"
+
+
+def prepare_logging(role: str) -> None:
+    """Log to standard error. Libraries that quote what they read are kept silent."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Discreet(f"%(asctime)s {role} %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name in ("pynetdicom", "pydicom", "highdicom", "alembic", "uvicorn.error", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Warnings of pydicom and highdicom repeat the value they doubt.
+    warnings.simplefilter("ignore")
+
+
+def main(role: str) -> None:
+    """Run one role with the settings on standard input."""
+    prepare_logging(role)
+    stop = threading.Event()
+
+    def on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    # Ctrl-C reaches the whole group; the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = Config.model_validate_json(sys.stdin.readline())
+    threading.Thread(target=_watch_supervisor, args=(stop,), daemon=True).start()
+    try:
+        node = compose(config)
+    except NodeError as error:
+        log.error("cannot start: %s", error)
+        raise SystemExit(1) from None
+    try:
+        RUN[role](node, stop)
+    finally:
+        node.close()
+
+
+def _watch_supervisor(stop: threading.Event) -> None:
+    """Standard input ends when the supervisor does, however it died."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    stop.set()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

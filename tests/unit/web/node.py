@@ -1,0 +1,96 @@
+"""The HTTP door of a whole node in this process: real archives, and uvicorn on a free port."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from inference.registry import Registry
+from pacs.access import Actor
+from pacs.archive import Archive
+from pacs.decode import Decoder
+from pacs.index import open_index
+from pacs.store.files import FileStore
+from pacs.workflow import Plan, Workflow
+from web.app import create_app
+from web.dicomweb.multipart import Limits
+from web.parts import Parts
+
+TESTER = Actor("node", "test")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running door: its parts, its address, and a client for paths below it."""
+
+    parts: Parts
+    url: str
+    client: httpx.Client
+    objects: Path  # where the identified archive keeps its files
+
+    @property
+    def archive(self) -> Archive:
+        """The identified archive."""
+        return self.parts.identified
+
+    @property
+    def dicom_web(self) -> str:
+        """The address of its DICOMweb service."""
+        return f"{self.url}/dicom-web"
+
+
+@contextmanager
+def serving(folder: Path, *, limits: Limits | None = None) -> Iterator[Served]:
+    """A node with two archives, `identified` and the project `demo`, kept in folder."""
+    with _parts(folder) as parts:
+        parts = replace(parts, limits=limits or Limits())
+        with _uvicorn(parts) as url, httpx.Client(base_url=url, timeout=30) as client:
+            yield Served(parts, url, client, folder / "identified")
+
+
+@contextmanager
+def _parts(folder: Path) -> Iterator[Parts]:
+    index = open_index(f"sqlite:///{folder}/index.db")
+    spool = folder / "spool"
+    spool.mkdir()
+    identified = Archive("identified", FileStore(folder / "identified"), index)
+    demo = Archive("demo", FileStore(folder / "demo"), index)
+    try:
+        with Decoder() as decoder:
+            yield Parts(
+                identified=identified,
+                projects={"demo": demo},
+                workflow=Workflow(index, identified, Plan(), quiet_s=1),
+                models=Registry(),
+                decoder=decoder,
+                spool=spool,
+                version="0.0.test",
+            )
+    finally:
+        index.close()
+
+
+@contextmanager
+def _uvicorn(parts: Parts) -> Iterator[str]:
+    config = uvicorn.Config(
+        create_app(parts), host="127.0.0.1", port=0, log_level="critical", access_log=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "uvicorn has not started"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()

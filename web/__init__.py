@@ -1,0 +1,1 @@
+"""The HTTP door: DICOMweb, the JSON interface and the pages."""

@@ -1,0 +1,58 @@
+"""The HTTP door put together: every router on its path, and what holds for all answers."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from web import api, dicomweb, errors, health, pages
+from web.parts import Parts
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """The ASGI application of one node."""
+    app = FastAPI(
+        title="Isocenter",
+        version=parts.version,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.parts = parts
+    errors.install(app)
+    app.add_middleware(EveryAnswer)
+    app.include_router(dicomweb.router, prefix=dicomweb.IDENTIFIED)
+    app.include_router(dicomweb.router, prefix=dicomweb.RESEARCH)
+    for module in (api, health, pages):
+        app.include_router(module.router(parts))
+    return app
+
+
+class EveryAnswer:
+    """What holds for every route: HEAD is answered as GET is, and nobody guesses content types.
+
+    A route sees GET; the body it gives to a HEAD request is dropped. The original method stays in
+    the scope as `asked_method`, for the routes that would stream much for nothing.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_head = scope["method"] == "HEAD"
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
+            elif is_head:
+                message = {**message, "body": b""}
+            await send(message)
+
+        method = "GET" if is_head else scope["method"]
+        asked = {**scope, "method": method, "asked_method": scope["method"]}
+        await self._app(asked, receive, answer)

@@ -1,0 +1,112 @@
+"""WADO-RS: retrieving studies, series and instances as Part 10 files (PS3.18 10.4).
+
+What is asked for as stored leaves as it lies in the archive, byte for byte. Explicit VR Little
+Endian, the default where a request names no transfer syntax (8.7.3), is made in the decoder's child
+processes; an object that cannot be decoded then leaves as stored, and its part says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pacs.archive import Instance
+from pacs.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN
+from pacs.errors import BadObject
+from web.dicomweb import multipart
+from web.dicomweb.answers import (
+    caching,
+    fingerprint,
+    is_current,
+    not_modified,
+    streamed,
+    withheld,
+)
+from web.dicomweb.door import At, Door, InPath
+from web.dicomweb.media_types import DICOM
+from web.dicomweb.negotiation import NONE_NAMED, Choice, Offer, accept_of, chosen
+from web.dicomweb.transfer_syntaxes import cost_of_all, target
+
+PART_10_FILES: Final = Offer(DICOM, multipart=True)
+PART_10_FILE: Final = Offer(DICOM)
+CHUNK_BYTES: Final = 256 << 10  # of a transcoded file; one as stored comes in the store's pieces
+
+router = APIRouter()
+
+
+@router.get("/studies/{study}")
+@router.get("/studies/{study}/series/{series}")
+@router.get("/studies/{study}/series/{series}/instances/{instance}")
+def retrieve(request: Request, door: At, scope: InPath) -> Response:
+    """Retrieve the instances of a study or series, or one instance."""
+    instances = door.archive.retrieve(door.actor, scope)
+    offers = [PART_10_FILES, *([PART_10_FILE] if scope.sop_instance_uid else [])]
+    stored = [instance.transfer_syntax_uid for instance in instances]
+    choice = chosen(accept_of(request), offers, cost_of_all(stored))
+    tag = _tag(door, choice, instances)
+    if is_current(request, tag):
+        return not_modified(tag)
+    if choice.offer.multipart:
+        return _files(request, door, choice, instances, tag)
+    return _file(request, door, choice, instances[0], tag)
+
+
+def _tag(door: Door, choice: Choice, instances: Sequence[Instance]) -> str:
+    syntaxes = [target(choice.transfer_syntax, one.transfer_syntax_uid) for one in instances]
+    digests = [instance.digest for instance in instances]
+    return fingerprint(door.parts.version, str(choice.offer), *digests, *syntaxes)
+
+
+def _files(
+    request: Request, door: Door, choice: Choice, instances: Sequence[Instance], tag: str
+) -> Response:
+    parts = (_part(door, choice, instance) for instance in instances)
+    content_type = multipart.content_type(DICOM, boundary=tag)
+    return streamed(request, multipart.written(tag, parts), content_type, caching(tag))
+
+
+def _part(
+    door: Door, choice: Choice, instance: Instance
+) -> tuple[Mapping[str, str], Iterator[bytes]]:
+    transfer_syntax_uid, chunks = _in_transfer_syntax(door, choice, instance)
+    return {"Content-Type": f"{DICOM}; transfer-syntax={transfer_syntax_uid}"}, chunks
+
+
+def _file(request: Request, door: Door, choice: Choice, instance: Instance, tag: str) -> Response:
+    transfer_syntax_uid, chunks = _in_transfer_syntax(door, choice, instance)
+    headers = {
+        **caching(tag),
+        "Content-Disposition": f'attachment; filename="{instance.sop_instance_uid}.dcm"',
+    }
+    if transfer_syntax_uid == instance.transfer_syntax_uid:
+        headers["Content-Length"] = str(instance.size_bytes)
+    content_type = f"{DICOM}; transfer-syntax={transfer_syntax_uid}"
+    return streamed(request, chunks, content_type, headers)
+
+
+def _in_transfer_syntax(
+    door: Door, choice: Choice, instance: Instance
+) -> tuple[str, Iterator[bytes]]:
+    """The transfer syntax an instance leaves in, and its Part 10 file in chunks.
+
+    Raises HTTPException 406 if the syntax was named and this object cannot be decoded after all.
+    """
+    if target(choice.transfer_syntax, instance.transfer_syntax_uid) != instance.transfer_syntax_uid:
+        try:
+            part10 = door.parts.decoder.explicit_little_endian(door.archive.read(instance))
+        except BadObject as error:
+            if choice.transfer_syntax != NONE_NAMED:
+                raise HTTPException(406, "an instance cannot be decoded") from error
+        else:
+            return EXPLICIT_VR_LITTLE_ENDIAN, _cut(part10)
+    return instance.transfer_syntax_uid, withheld(door.archive.chunks(instance))
+
+
+def _cut(data: bytes) -> Iterator[bytes]:
+    view = memoryview(data)
+    return (bytes(view[at : at + CHUNK_BYTES]) for at in range(0, len(data), CHUNK_BYTES))

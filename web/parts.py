@@ -1,0 +1,37 @@
+"""What the HTTP door is put together from.
+
+`pacs.node` builds the parts and hands them over; no module of the door reads configuration or
+opens anything by itself. Every router of the door is a function of these parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pacs.workflow import Workflow
+
+from inference.registry import Registry
+from pacs.archive import Archive
+from pacs.decode import Decoder
+from web.dicomweb.multipart import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one node that HTTP can reach.
+
+    `projects` maps a research project's name to its de-identified archive; it is asked at every
+    request, so it may grow while the node runs. `spool` is an existing folder for bodies too long
+    for memory, and `limits` bound what one body may hold.
+    """
+
+    identified: Archive
+    projects: Mapping[str, Archive]
+    workflow: Workflow
+    models: Registry
+    decoder: Decoder
+    spool: Path
+    version: str
+    limits: Limits = field(default_factory=Limits)
