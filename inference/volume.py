@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, PositiveFloat
 from pydicom import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 
 from pacs.errors import Fact, Refused
@@ -47,6 +48,7 @@ SPACING_TOLERANCE_MM: Final = 1e-4
 # What pydicom raises for values and pixels that are absent, cut short or in a form it cannot read.
 UNREADABLE: Final = (
     AttributeError,
+    BytesLengthException,
     EOFError,
     LookupError,
     NotImplementedError,

@@ -139,9 +139,7 @@ class Api:
         """The AI runs of a study. Raises Missing for a study that is not here."""
         if not self._parts.workflow.statuses(caller, [study_instance_uid]):
             raise Missing("there is no such study here")
-        return Results(
-            study_instance_uid, self._parts.workflow.results(caller, study_instance_uid)
-        )
+        return Results(study_instance_uid, self._parts.workflow.results(caller, study_instance_uid))
 
     def worklist_status(
         self,

@@ -19,18 +19,20 @@ from fastapi import Query as Parameter
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, Field
-from pydicom.uid import UID
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from inference.words import in_words
 from pacs.access import Actor
+from pacs.archive import Scope
 from pacs.dicom.attributes import INDEXED, Level
+from pacs.dicom.data_sets import read_data_set
 from pacs.dicom.matching import LIMIT_MAX, Match, Query, parse_key
 from pacs.errors import Missing, NodeError
 from pacs.index.jobs import QUEUED, RUNNING, STATES
 from pacs.workflow import Run, StudyStatus
 from web import words
-from web.api import Api, object_url
+from web.api import Api
 from web.auth import Caller
 from web.dicomweb import IDENTIFIED
 from web.errors import status_of
@@ -38,6 +40,7 @@ from web.parts import Parts
 
 STUDIES_PER_PAGE: Final = 25
 JOBS_PER_PAGE: Final = 50
+WAITED: Final = "queued"  # the stage of a run's timings in which nothing was done yet
 REFRESH_S: Final = 5  # how often a page that waits for a result asks again
 STATIC_MAX_AGE_S: Final = 31_536_000  # a style sheet's address names its content
 
@@ -165,16 +168,32 @@ class Pages:
             raise Missing("There is no such study here.")
         runs = self._parts.workflow.results(caller, study_instance_uid)
         (stand,) = self._parts.workflow.statuses(caller, [study_instance_uid])
-        titles = {model.id: model.title for model in self._api.models(caller).models}
         return self._page(
             template,
             study=found[0],
             series=self._rows(caller, Level.SERIES, study_instance_uid),
-            runs=[run_view(run, study_instance_uid, titles) for run in runs],
+            runs=[run_view(run, self._report(caller, study_instance_uid, run)) for run in runs],
             stand=stand,
             dicomweb=f"{IDENTIFIED}/studies/{study_instance_uid}",
             refresh_s=REFRESH_S if _is_waiting(stand, runs) else 0,
         )
+
+    def _report(self, caller: Actor, study_instance_uid: str, run: Run) -> list[str]:
+        """The structured reports of a run as sentences; none if they were deleted."""
+        archive, lines = self._parts.identified, []
+        for written in run.objects:
+            if written["kind"] != "SR":
+                continue
+            scope = Scope(
+                study_instance_uid, written["series_instance_uid"], written["sop_instance_uid"]
+            )
+            try:
+                (instance,) = archive.retrieve(caller, scope)
+            except Missing:
+                continue
+            raw = archive.data_set(instance)
+            lines += in_words(read_data_set(raw, instance.transfer_syntax_uid))
+        return lines
 
     def _rows(
         self, caller: Actor, level: Level, study_instance_uid: str
@@ -217,40 +236,30 @@ class Pages:
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenObject:
-    """An object that a run has written."""
-
-    kind: str
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
 class RunView:
-    """One AI run in words."""
+    """One AI run in words. `report` is its structured report, read back from the archive."""
 
     title: str
     run: Run
     findings: list[words.FindingRow]
-    sentences: list[str]
-    objects: list[WrittenObject]
+    report: list[str]
+    objects: list[tuple[str, str]]  # what it is, and its address
     warnings: list[str]
     took: str
 
 
-def run_view(run: Run, study_instance_uid: str, titles: Mapping[str, str]) -> RunView:
+def run_view(run: Run, report: list[str]) -> RunView:
     """A run as the study page shows it."""
-    objects = [
-        WrittenObject(UID(str(o.get("sop_class_uid", ""))).name, object_url(study_instance_uid, o))
-        for o in run.objects
-    ]
-    stages = (run.timings_ms.get(name, 0.0) for name in ("prepared", "inferred", "written"))
-    took_ms = sum(stages)
+    took_ms = sum(took for stage, took in run.timings_ms.items() if stage != WAITED)
     return RunView(
-        title=titles.get(run.model, run.model),
+        title=str(run.details.get("title") or run.model),
         run=run,
         findings=[words.finding_row(finding) for finding in run.findings],
-        sentences=[str(f["words"]) for f in run.findings if f.get("words")],
-        objects=objects,
+        report=report,
+        objects=[
+            (words.OBJECT_WORDS.get(written["kind"], written["kind"]), written["url"])
+            for written in run.objects
+        ],
         warnings=[_sentence(warning) for warning in run.details.get("warnings", ())],
         took=words.duration(took_ms) if took_ms else "",
     )

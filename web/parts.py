@@ -15,7 +15,7 @@ from pacs.workflow import Workflow
 from inference.registry import Registry
 from pacs.archive import Archive
 from pacs.decode import Decoder
-from web.dicomweb.multipart import Limits
+from web.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)

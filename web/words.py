@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from inference.words import UNIT_WORDS
+
 NOTHING: Final = "–"
 LAST_WITH_COMMA: Final = "\u052f"  # the end of the Cyrillic letters; later scripts go without
 
@@ -27,7 +29,7 @@ STATE_WORDS: Final[Mapping[str, str]] = {
 }
 JOB_WORDS: Final = {**STATE_WORDS, "succeeded": "done"}
 KIND_WORDS: Final = {"infer": "run a model", "release": "release to a project"}
-UNIT_WORDS: Final[Mapping[str, str]] = {"[hnsf'U]": "HU", "1": "", "{ratio}": ""}
+OBJECT_WORDS: Final = {"SR": "structured report", "SEG": "segmentation"}
 
 _PRESENCE: Final = {"True": "present", "False": "absent"}
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
@@ -144,8 +146,13 @@ def finding_row(finding: Mapping[str, Any]) -> FindingRow:
         answer=answer,
         unit=unit(finding.get("unit")),
         code=triple(finding.get("code")),
-        site=meaning(finding.get("site")),
+        site=_site(finding.get("site")),
     )
+
+
+def _site(site: object) -> str:
+    """A coded site, or the name of the segment that was measured."""
+    return site.replace("_", " ") if isinstance(site, str) else meaning(site)
 
 
 def _presence(finding: Mapping[str, Any]) -> str:

@@ -55,6 +55,7 @@ PRIVATE_STORAGE: Final = frozenset(
 
 DRAIN_QUIET_S: Final = 1.0  # while draining, an association that is silent for so long is aborted
 DRAIN_STEP_S: Final = 0.05
+STOP_STEP_S: Final = 0.1  # how often the listener looks whether it should stop
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,10 @@ class Receiver:
             ],
         )
         self._thread = threading.Thread(
-            target=self._listener.serve_forever, name="DIMSE receiver", daemon=True
+            target=self._listener.serve_forever,
+            args=(STOP_STEP_S,),
+            name="DIMSE receiver",
+            daemon=True,
         )
 
     @property

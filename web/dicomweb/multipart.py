@@ -30,6 +30,7 @@ from anyio import to_thread
 from pacs.dicom.part10 import Buffer
 from pacs.errors import Exhausted, Refused
 from web.errors import TooLong
+from web.limits import Limits
 
 BOUNDARY_CHARACTERS_MAX: Final = 70  # RFC 2046 5.1.1; a longer boundary is refused
 
@@ -37,18 +38,6 @@ _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
 _FOLD = re.compile(rb"\r\n[ \t]+")
 _LINE_END_BEGUN = re.compile(rb"-?|[ \t]*\r?")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request body may hold, and where its parts wait."""
-
-    part_header_bytes_max: int = 16 << 10  # longer headers of one part break the body: 400
-    padding_bytes_max: int = 64 << 10  # so does more than this before the first or after the last
-    parts_max: int = 100_000  # more parts: 413; those already answered for stay stored
-    part_bytes_max: int = 8 << 30  # a longer part is read to its end, dropped and marked too long
-    body_bytes_max: int = 1 << 40  # a longer body: 413
-    memory_bytes_max: int = 8 << 20  # a longer part continues in a file of the spool folder
 
 
 class BadMultipart(Refused):

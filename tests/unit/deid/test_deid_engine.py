@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
@@ -112,7 +113,12 @@ def test_another_process_gives_the_same_identities() -> None:
         "print(ct.SOPInstanceUID, ct.PatientID, ct.StudyID)\n"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[3],
     )
     here = cleaned(chest_ct())
     assert answer.stdout.split() == [here.SOPInstanceUID, here.PatientID, here.StudyID]

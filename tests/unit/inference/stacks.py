@@ -12,16 +12,18 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from pacs.dicom.uids import derived_uid
 
+Numbers = Sequence[float] | NDArray[np.float64]
+
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 INTERCEPT = -1024
 
 
 def ct_slice(
     hu: NDArray[np.int16],
-    position_mm: Sequence[float],
+    position_mm: Numbers,
     *,
-    orientation: Sequence[float] = AXIAL,
-    spacing_mm: Sequence[float] = (2.0, 2.0),
+    orientation: Numbers = AXIAL,
+    spacing_mm: Numbers = (2.0, 2.0),
     series: str = "series",
     name: str = "",
 ) -> Dataset:
@@ -53,10 +55,10 @@ def ct_slice(
 def ct_stack(
     hu: NDArray[np.int16],
     *,
-    step_mm: Sequence[float] = (0.0, 0.0, 5.0),
-    origin_mm: Sequence[float] = (0.0, 0.0, 0.0),
-    orientation: Sequence[float] = AXIAL,
-    spacing_mm: Sequence[float] = (2.0, 2.0),
+    step_mm: Numbers = (0.0, 0.0, 5.0),
+    origin_mm: Numbers = (0.0, 0.0, 0.0),
+    orientation: Numbers = AXIAL,
+    spacing_mm: Numbers = (2.0, 2.0),
     series: str = "series",
 ) -> list[Dataset]:
     """A series of slices, each one step from the one before."""

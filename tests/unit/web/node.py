@@ -20,7 +20,7 @@ from pacs.index import open_index
 from pacs.store.files import FileStore
 from pacs.workflow import Plan, Workflow
 from web.app import create_app
-from web.dicomweb.multipart import Limits
+from web.limits import Limits
 from web.parts import Parts
 
 TESTER = Actor("node", "test")

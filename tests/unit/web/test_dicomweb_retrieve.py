@@ -31,6 +31,7 @@ from web.dicomweb import multipart
 from web.dicomweb.answers import withheld
 from web.dicomweb.media_types import media_type
 from web.dicomweb.metadata import bulk_prefix, presentable
+from web.limits import Limits
 
 AS_STORED = "application/dicom; transfer-syntax=*"
 PARTS = 'multipart/related; type="application/dicom"'
@@ -121,7 +122,7 @@ def parts_of(answer: httpx.Response) -> list[tuple[str, bytes]]:
 
     async def read() -> list[tuple[str, bytes]]:
         boundary = content_type.parameters["boundary"]
-        found = multipart.read_parts(body(), boundary, Path(), multipart.Limits())
+        found = multipart.read_parts(body(), boundary, Path(), Limits())
         async with aclosing(found) as parts:
             return [(part.headers["content-type"], bytes(part.buffer())) async for part in parts]
 

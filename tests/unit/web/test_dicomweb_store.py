@@ -16,7 +16,7 @@ from pacs.errors import Missing
 from tests import make
 from tests.unit.web.node import TESTER, Served, serving
 from web.dicomweb import multipart
-from web.dicomweb.multipart import Limits
+from web.limits import Limits
 
 DICOM = {"Content-Type": "application/dicom"}
 MULTIPART = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from pacs.errors import NodeError
 from web.dicomweb import multipart
-from web.dicomweb.multipart import BadMultipart, Limits, PartData, PartEnds, Splitter
+from web.dicomweb.multipart import BadMultipart, PartData, PartEnds, Splitter
 from web.errors import TooLong
+from web.limits import Limits
 
 BOUNDARY = "edge"
 SMALL = Limits(

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pacs import errors as tree
+from pacs.access import Actor
 from web import auth, errors
 
 CANARY = "Canary^Patient"
@@ -97,7 +98,7 @@ def test_a_wrong_method_is_told_all_that_are_right() -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET, HEAD")
 
 
-def actor(*headers: tuple[bytes, bytes], client: tuple[str, int] | None = None) -> auth.Actor:
+def actor(*headers: tuple[bytes, bytes], client: tuple[str, int] | None = None) -> Actor:
     scope = {"type": "http", "headers": list(headers), "client": client}
     return asyncio.run(auth.actor_of(Request(scope)))
 

@@ -1,0 +1,17 @@
+"""What one request may cost this node; each limit says what happens when it is reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request body may hold, and where its parts wait."""
+
+    part_header_bytes_max: int = 16 << 10  # longer headers of one part break the body: 400
+    padding_bytes_max: int = 64 << 10  # so does more than this before the first or after the last
+    parts_max: int = 100_000  # more parts: 413; those already answered for stay stored
+    part_bytes_max: int = 8 << 30  # a longer part is read to its end, dropped and marked too long
+    body_bytes_max: int = 1 << 40  # a longer body: 413
+    memory_bytes_max: int = 8 << 20  # a longer part continues in a file of the spool folder
