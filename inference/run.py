@@ -26,8 +26,8 @@ from inference.registry import Model
 from inference.runner import Device, OnnxRunner, Runner
 from inference.selection import Selection
 from inference.transforms import Mask, Scene
-from inference.volume import Decoder, Unfit, Volume, decode_here, read_volume
-from pacs.errors import BadModel
+from inference.volume import Decode, Unfit, Volume, decode_here, read_volume
+from pacs.errors import BadModel, BadObject
 
 BAD_OUTPUT: Final = "bad_output"
 
@@ -62,11 +62,12 @@ def infer(
     selection: Selection,
     data_sets: Iterable[Dataset],
     *,
-    decode: Decoder = decode_here,
+    decode: Decode = decode_here,
 ) -> Result:
     """Run a model over the selected series.
 
     data_sets must hold the instances that `selection.sop_instance_uids` names; others are ignored.
+    It may be lazy, and decode as it goes: a BadObject that it raises skips the study.
     Raises Unavailable (memory, a sandbox that is busy): then trying again is right.
     """
     run = _Run(loaded)
@@ -83,6 +84,10 @@ def infer(
         return replace(
             blank, state="skipped", reason=Reason(unfit.code, unfit.message), **run.record()
         )
+    except BadObject as error:
+        # Bringing the pixels is the caller's part, and a sandboxed decoder may refuse them.
+        reason = Reason("unreadable_pixels", error.message)
+        return replace(blank, state="skipped", reason=reason, **run.record())
     except BadModel as error:
         reason = Reason(BAD_OUTPUT, str(error))
         return replace(blank, state="failed", reason=reason, **run.record())
@@ -113,9 +118,9 @@ def _result(loaded: LoadedModel, selection: Selection) -> Result:
 
 def _by_uid(data_sets: Iterable[Dataset], selection: Selection) -> dict[str, Dataset]:
     wanted = selection.sop_instance_uids
-    found = {str(data_set.SOPInstanceUID): data_set for data_set in data_sets}
-    assert wanted <= found.keys(), "the caller brings every instance that was selected"
-    return {uid: found[uid] for uid in wanted}
+    found = {str(one.SOPInstanceUID): one for one in data_sets if one.SOPInstanceUID in wanted}
+    assert wanted == found.keys(), "the caller brings every instance that was selected"
+    return found
 
 
 def _segmentation(label: Label, scene: Scene) -> Segmentation:

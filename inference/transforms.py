@@ -33,6 +33,8 @@ BY_FACES: Final = ndimage.generate_binary_structure(3, 1)
 IN_PLANE: Final = BY_FACES & np.array([[[False]], [[True]], [[False]]])
 
 ML_PER_MM3: Final = 1e-3
+# Slices whose parts are counted at once; it moves memory only, no result.
+COUNTED_SLICES: Final = 16
 # A trachea cut across: its bounding box is no more than so much longer than wide, and well filled.
 ELONGATION_MAX: Final = 2.2
 FILLED_MIN: Final = 0.5
@@ -110,8 +112,8 @@ class KeepComponents(MaskOperation):
     fraction_min: Fraction = 0
 
     def apply(self, scene: Scene) -> Scene:
-        labels, _ = labelled(scene[self.mask], BY_FACES)
-        voxels = np.bincount(labels.ravel())
+        labels, count = labelled(scene[self.mask], BY_FACES)
+        voxels = sizes_of(labels, count)
         voxels[0] = 0  # the background is no part
         order = np.argsort(voxels)[::-1][: self.largest]
         keep = np.zeros(voxels.size, np.bool_)
@@ -132,7 +134,7 @@ class FillHoles(MaskOperation):
         for side in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
             hole[side] = False  # what reaches the border of the image is outside, no hole
         if self.area_mm2_max is not None:
-            hole &= np.bincount(labels.ravel()) * pixel_area_mm2(scene.grid) <= self.area_mm2_max
+            hole &= sizes_of(labels, count) * pixel_area_mm2(scene.grid) <= self.area_mm2_max
         hole[0] = True  # label 0 is the mask itself
         return scene.having(self.mask, hole[labels])
 
@@ -223,7 +225,7 @@ class TraceAirways(MaskOperation):
     def apply(self, scene: Scene) -> Scene:
         labels, count = labelled(scene[self.mask], IN_PLANE)
         boxes: list[Box] = ndimage.find_objects(labels)
-        voxels = np.bincount(labels.ravel(), minlength=count + 1)
+        voxels = sizes_of(labels, count)
         small = voxels * pixel_area_mm2(scene.grid) <= self.area_mm2[1]
         trace = longest_trace(
             self._seeds(boxes, voxels, scene[self.within], scene.grid),
@@ -239,7 +241,7 @@ class TraceAirways(MaskOperation):
         return scene.having(self.into, airways)
 
     def _seeds(
-        self, boxes: Sequence[Box], voxels: NDArray[np.intp], within: Mask, grid: Grid
+        self, boxes: Sequence[Box], voxels: NDArray[np.int64], within: Mask, grid: Grid
     ) -> list[int]:
         """The parts that may be a trachea by area, shape and place, from the head down."""
         lateral = 1 + int(np.argmax(np.abs(grid.affine[0, 1:3])))  # the axis of left and right
@@ -305,13 +307,24 @@ def labelled(mask: Mask, structure: Mask) -> tuple[Labels, int]:
     return labels, count
 
 
+def sizes_of(labels: Labels, count: int) -> NDArray[np.int64]:
+    """How many voxels each part has, the background first.
+
+    Some slices at a time: bincount works on a copy of twice the size of the labels.
+    """
+    sizes = np.zeros(count + 1, np.int64)
+    for start in range(0, len(labels), COUNTED_SLICES):
+        sizes += np.bincount(labels[start : start + COUNTED_SLICES].ravel(), minlength=count + 1)
+    return sizes
+
+
 def pixel_area_mm2(grid: Grid) -> float:
     return grid.spacing_mm[1] * grid.spacing_mm[2]
 
 
 def followers(
     labels: Labels,
-    voxels: NDArray[np.intp],
+    voxels: NDArray[np.int64],
     small: Mask,
     overlap_min: float,
     head_is_last: bool,

@@ -26,7 +26,7 @@ from pacs.errors import Fact, Refused
 
 Axis = tuple[float, float, float]
 Pixels = NDArray[np.number]
-Decoder = Callable[[Dataset], Pixels]
+Decode = Callable[[Dataset], Pixels]
 
 # Beyond this a series is refused as `limit`: 2^30 voxels are 2 GiB as 16-bit integers.
 VOXELS_MAX: Final = 1024 * 1024 * 1024
@@ -165,7 +165,7 @@ def grid_of(headers: Iterable[Dataset], geometry: Geometry) -> Grid:
     return Grid(tuple(ordered), _affine(ordered, normal, geometry.uniform_mm))
 
 
-def read_volume(grid: Grid, data_sets: Mapping[str, Dataset], decode: Decoder) -> Volume:
+def read_volume(grid: Grid, data_sets: Mapping[str, Dataset], decode: Decode) -> Volume:
     """The voxels of grid in Hounsfield units, each frame by its own rescale (PS3.3 C.11.1).
 
     data_sets holds the grid's instances by SOP Instance UID. Raises Unfit where pixels cannot be
@@ -393,7 +393,7 @@ def _degrees(cosine: float) -> float:
     return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
 
 
-def _decoded(data_set: Dataset, decode: Decoder) -> Pixels:
+def _decoded(data_set: Dataset, decode: Decode) -> Pixels:
     try:
         return decode(data_set)
     except UNREADABLE as error:

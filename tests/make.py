@@ -6,6 +6,7 @@ so a test that says `uid("study")` twice means the same study. The patients are 
 
 from __future__ import annotations
 
+import copy
 import struct
 import zlib
 from collections.abc import Sequence
@@ -112,6 +113,9 @@ def encapsulated(made: Dataset, frames: Sequence[bytes], *, has_bot: bool = True
 
 def data_set_bytes(made: Dataset, transfer_syntax_uid: str = EXPLICIT) -> bytes:
     """The data set encoded, without a file meta group, as a C-STORE carries it."""
+    if transfer_syntax_uid == BIG_ENDIAN and made.get("BitsAllocated") == 16:
+        made = copy.deepcopy(made)  # pydicom writes pixel data as they are
+        made.PixelData = np.frombuffer(made.PixelData, "<u2").astype(">u2").tobytes()
     buffer = DicomBytesIO()
     buffer.is_implicit_VR = transfer_syntax_uid == IMPLICIT
     buffer.is_little_endian = transfer_syntax_uid != BIG_ENDIAN

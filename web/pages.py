@@ -266,7 +266,7 @@ def run_view(run: Run, report: list[str]) -> RunView:
 
 
 def _sentence(reason: object) -> str:
-    return str(reason.get("sentence", "")) if isinstance(reason, Mapping) else str(reason)
+    return words.sentence(reason.get("sentence") if isinstance(reason, Mapping) else reason)
 
 
 def _stand(row: Mapping[str, Any], stands: Mapping[str, StudyStatus]) -> StudyStatus:
@@ -304,7 +304,10 @@ def _environment() -> Environment:
         refresh_s=0,
         version="",
     )
-    for filter_ in (words.person_name, words.date, words.time_of_day, words.text, words.moment):
+    for filter_ in (
+        *(words.person_name, words.date, words.time_of_day),
+        *(words.text, words.moment, words.sentence),
+    ):
         environment.filters[filter_.__name__] = filter_
     return environment
 

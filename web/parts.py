@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pacs.workflow import Workflow
-
 from inference.registry import Registry
 from pacs.archive import Archive
 from pacs.decode import Decoder
+from pacs.workflow import Workflow
 from web.limits import Limits
 
 

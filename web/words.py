@@ -82,6 +82,12 @@ def number(value: object) -> str:
     return f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", "\u2212")
 
 
+def sentence(value: object) -> str:
+    """A reason as a sentence: it begins with a capital and ends with a stop."""
+    found = str(value or "").strip()
+    return found[:1].upper() + found[1:] + ("" if found.endswith((".", "!", "?")) else ".")
+
+
 def duration(milliseconds: float) -> str:
     """How long something took."""
     if milliseconds < 1000:

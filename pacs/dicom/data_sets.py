@@ -26,7 +26,8 @@ from pacs.dicom.part10 import (
 )
 from pacs.errors import BadObject
 
-# What pydicom raises for values that do not fit their VR.
+# What pydicom raises for values that do not fit their VR. One of unknown VR may hide sequences that
+# the walk has passed over, deeper than pydicom's reader can follow: that is the RecursionError.
 UNFIT: Final = (
     ValueError,
     TypeError,
@@ -35,6 +36,7 @@ UNFIT: Final = (
     IndexError,
     OverflowError,
     NotImplementedError,
+    RecursionError,
     BytesLengthException,
 )
 
@@ -62,7 +64,7 @@ def read_header(header: bytes, transfer_syntax_uid: str) -> Dataset:
     )
     try:
         return dcmread(io.BytesIO(meta + header), force=True)
-    except (*UNFIT, EOFError, RecursionError) as error:
+    except (*UNFIT, EOFError) as error:
         raise BadObject("the data set cannot be read") from error
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -84,14 +83,16 @@ def frame_table(scan: Scan) -> FrameTable:
     if tag is None:
         return FrameTable(header_bytes=len(scan.data))
     element = scan.elements[tag]
+    # Implicit data sets leave the VR to the dictionary, and that leaves the choice (PS3.5 A.1).
+    vr = PIXEL_KEYWORDS[tag] if " or " in element.vr else element.vr
     count = _positive(scan.text("NumberOfFrames") or "1")
     if element.fragments is not None:
         places = _encapsulated(scan, element.fragments, count)
-        return FrameTable(element.start, tag, element.vr, len(places), places=places)
+        return FrameTable(element.start, tag, vr, len(places), places=places)
     bits = _frame_bits(scan)
     if not bits or -(-bits * count // 8) > element.length:
-        return FrameTable(element.start, tag, element.vr)
-    return FrameTable(element.start, tag, element.vr, count, element.value, bits)
+        return FrameTable(element.start, tag, vr)
+    return FrameTable(element.start, tag, vr, count, element.value, bits)
 
 
 def _positive(text: str) -> int:
@@ -129,8 +130,10 @@ def _encapsulated(
     if len(offsets) != count:
         return ()
     origin = data[0][0] - 8
-    starts = [start - 8 - origin for start, _ in data]
-    cuts = [bisect_left(starts, offset) for offset in offsets] + [len(data)]
+    number_at = {start - 8 - origin: number for number, (start, _) in enumerate(data)}
+    if offsets[0] != 0 or not number_at.keys() >= set(offsets):
+        return ()
+    cuts = [number_at[offset] for offset in offsets] + [len(data)]
     frames = tuple(tuple(data[a:b]) for a, b in pairwise(cuts))
     return frames if all(frames) else ()
 

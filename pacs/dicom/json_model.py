@@ -1,11 +1,12 @@
 """A data set as DICOM JSON, bulk values by reference (PS3.18 annex F).
 
-A value that does not fit its VR is left out of its element
-rather than failing the whole instance: a viewer can still show the picture.
+An element whose value does not fit its VR is left out rather than failing the whole instance: a
+viewer can still show the picture. What comes out is JSON in the strict sense, without NaN.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from pydicom import Dataset
 from pydicom.dataelem import DataElement
 
 from pacs.dicom.data_sets import UNFIT
+from pacs.dicom.part10 import NESTING_MAX
 
 INLINE_BYTES_MAX: Final = 1024  # larger binary values are given as a BulkDataURI
 
@@ -36,7 +38,9 @@ def _element(data_set: Dataset, tag: int, path: str, bulk_uri: Callable[[str], s
     try:
         element = data_set[tag]
         if element.VR == "SQ":
-            return _sequence(element, path, bulk_uri)
+            # The walk has bounded the depth, save of what a value of unknown VR turned out to hold.
+            deep = path.count("/") >= 2 * NESTING_MAX
+            return {} if deep else _sequence(element, path, bulk_uri)
         if element.VR in _BULK_VR and len(element.value or b"") > INLINE_BYTES_MAX:
             return {"vr": element.VR, "BulkDataURI": bulk_uri(path)}
         return _plain(element)
@@ -48,7 +52,16 @@ def _plain(element: DataElement) -> JsonModel:
     model: JsonModel = element.to_json_dict(bulk_data_element_handler=None, bulk_data_threshold=0)
     if element.VR == "PN" and "Value" in model:
         model["Value"] = [value or {} for value in model["Value"]]
+    elif element.VR in ("DS", "FD", "FL") and "Value" in model:
+        model["Value"] = [_number(value) for value in model["Value"]]
     return model
+
+
+def _number(value: float | None) -> float | str | None:
+    """A number, or the text that table F.2.3-1 gives for what JSON cannot say: NaN, inf, -inf."""
+    if value is None or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else str(value)
 
 
 def _sequence(element: DataElement, path: str, bulk_uri: Callable[[str], str]) -> JsonModel:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pacs.dicom import uids
 from pacs.dicom.attributes import Attribute, Level
 from pacs.errors import BadQuery
 
@@ -101,6 +102,8 @@ def parse_key(attribute: Attribute, text: str, *, fuzzy: bool = False) -> Match:
     if len(text) > KEY_CHARACTERS_MAX:
         raise BadQuery(f"{attribute.keyword} is longer than {KEY_CHARACTERS_MAX} characters")
     text = text.strip(" \0")
+    if "\0" in text:
+        raise BadQuery(f"{attribute.keyword} holds a character that no value may hold")
     if not text or set(text) == {"*"}:
         return Universal()
     if fuzzy and attribute.vr == "PN":
@@ -109,8 +112,9 @@ def parse_key(attribute: Attribute, text: str, *, fuzzy: bool = False) -> Match:
 
 
 def _words(text: str) -> Match:
-    words = tuple(re.split(r"[\s^=]+", folded(text.replace("*", " ").replace("?", " "))))
-    return Words(tuple(word for word in words if word))
+    words = re.split(r"[\s^=]+", folded(text.replace("*", " ").replace("?", " ")))
+    found = tuple(word for word in words if word)
+    return Words(found) if found else Universal()
 
 
 def _text(attribute: Attribute, text: str) -> Match:
@@ -120,14 +124,16 @@ def _text(attribute: Attribute, text: str) -> Match:
 
 
 def _person_name(attribute: Attribute, text: str) -> Match:
-    return _text(attribute, "=".join(folded(group) for group in text.split("=")[:3]))
+    groups = [folded(group) for group in text.split("=")[:3]]
+    return _text(attribute, "=".join(groups)) if any(groups) else Universal()
 
 
 def _uid(attribute: Attribute, text: str) -> Match:
-    uids = tuple(uid.strip(" \0") for uid in re.split(r"[\\,]", text) if uid.strip(" \0"))
-    if not all(re.fullmatch(r"[0-9.]{1,64}", uid) for uid in uids):
+    named = (uid.strip() for uid in re.split(r"[\\,]", text))
+    found = tuple(dict.fromkeys(uid for uid in named if uid))
+    if not all(uids.is_valid(uid) for uid in found):
         raise BadQuery(f"{attribute.keyword} is not a list of UIDs")
-    return UidList(uids)
+    return UidList(found)
 
 
 def _number(attribute: Attribute, text: str) -> Match:

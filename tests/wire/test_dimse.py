@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pydicom
@@ -120,9 +121,10 @@ def test_the_sixty_fifth_association_is_rejected(running: Node) -> None:
 
 
 def test_one_address_has_a_cap_of_its_own(tmp_path: Path) -> None:
-    with node(tmp_path, DimseLimits(associations_per_address_max=1)) as running:
-        with Scanner(running.port) as first, Scanner(running.port) as second:
-            assert first.associate()[0] == 2
+    one = DimseLimits(associations_per_address_max=1)
+    with node(tmp_path, one) as running, Scanner(running.port) as first:
+        assert first.associate()[0] == 2
+        with Scanner(running.port) as second:
             kind, body = second.associate()
             assert (kind, tuple(body[1:])) == (REJECT, (2, 3, 2))
 
@@ -267,15 +269,13 @@ def test_a_request_without_a_data_set_is_refused(running: Node) -> None:
 
 
 def test_a_data_set_beyond_the_limit_is_refused_and_not_held(tmp_path: Path) -> None:
-    with node(tmp_path, DimseLimits(data_set_bytes_max=100_000)) as running:
-        with Scanner(running.port) as scanner:
-            scanner.associate()
-            assert scanner.store(bytes(2_000_000), "1.2.3").status == 0xA700
-            data_set = instance()
-            assert (
-                scanner.store(make.data_set_bytes(data_set), data_set.SOPInstanceUID).status
-                == 0x0000
-            )
+    small = DimseLimits(data_set_bytes_max=100_000)
+    with node(tmp_path, small) as running, Scanner(running.port) as scanner:
+        scanner.associate()
+        assert scanner.store(bytes(2_000_000), "1.2.3").status == 0xA700
+        data_set = instance()
+        reply = scanner.store(make.data_set_bytes(data_set), data_set.SOPInstanceUID)
+        assert reply.status == 0x0000
 
 
 def test_an_uid_padded_with_a_nul_or_a_space_is_the_same_uid(running: Node) -> None:
@@ -429,6 +429,13 @@ def test_an_association_request_that_is_none_is_aborted(running: Node, body: byt
     assert running.answers()
 
 
+def answers_until_gone(scanner: Scanner) -> Iterator[int]:
+    """The kinds of all further PDUs."""
+    with suppress(Gone):
+        while True:
+            yield scanner.answer()[0]
+
+
 def test_requests_without_waiting_for_answers_are_bounded(running: Node) -> None:
     raw, uid = make.data_set_bytes(instance()), "1.2.3"
     with Scanner(running.port) as scanner:
@@ -436,10 +443,7 @@ def test_requests_without_waiting_for_answers_are_bounded(running: Node) -> None
         for _ in range(100):
             scanner.store_request(uid)
             scanner.value(1, 2, raw)
-        kinds = []
-        with pytest.raises(Gone):
-            while True:
-                kinds.append(scanner.answer()[0])
+        kinds = list(answers_until_gone(scanner))
     assert kinds[-1] == ABORT
     assert len(kinds) < 50
     assert running.answers()
@@ -494,10 +498,14 @@ def test_a_connection_closed_at_once_frees_its_slot_at_once(running: Node) -> No
 # leaks, logs, ends
 
 
+def descriptors_open() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_aborted_associations_leave_no_thread_and_no_descriptor(running: Node) -> None:
     assert running.answers()
     assert eventually(lambda: running.receiver.associations == 0)
-    threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    threads, descriptors = threading.active_count(), descriptors_open()
     data_set = instance()
     for number in range(200):
         scanner = Scanner(running.port)
@@ -511,7 +519,7 @@ def test_aborted_associations_leave_no_thread_and_no_descriptor(running: Node) -
             scanner.socket.close()
     assert eventually(lambda: running.receiver.associations == 0)
     assert eventually(lambda: threading.active_count() <= threads)
-    assert eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+    assert eventually(lambda: descriptors_open() <= descriptors)
     assert running.answers()
 
 

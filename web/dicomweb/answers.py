@@ -55,21 +55,21 @@ def fingerprint(*facts: str) -> str:
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:32]
 
 
-def caching(tag: str) -> dict[str, str]:
+def caching(etag: str) -> dict[str, str]:
     """Headers that let a client ask again whether what it has is still current."""
-    return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
+    return {"ETag": f'"{etag}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
 
 
-def is_current(request: Request, tag: str) -> bool:
+def is_current(request: Request, etag: str) -> bool:
     """Whether the client has this representation already (RFC 9110 13.1.2)."""
     header = request.headers.get("if-none-match", "")
     held = {one.strip().removeprefix("W/").strip('"') for one in header.split(",")}
-    return header.strip() == "*" or tag in held
+    return header.strip() == "*" or etag in held
 
 
-def not_modified(tag: str) -> Response:
+def not_modified(etag: str) -> Response:
     """The answer to a client that has it already."""
-    return Response(status_code=304, headers=caching(tag))
+    return Response(status_code=304, headers=caching(etag))
 
 
 def withheld(chunks: Iterable[bytes], size_bytes: int = WITHHELD_BYTES) -> Iterator[bytes]:

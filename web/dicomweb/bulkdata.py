@@ -53,17 +53,17 @@ def retrieve_bulk_data(request: Request, door: At, scope: InPath, path: str) -> 
     media_types = _media_types(door, instance, int(tag, 16))
     offers = [Offer(name, multipart=form) for form in (False, True) for name in media_types]
     offer = chosen(accept_of(request), offers).offer
-    fact = fingerprint(door.parts.version, instance.digest, path.upper(), str(offer))
-    if is_current(request, fact):
-        return not_modified(fact)
+    etag = fingerprint(door.parts.version, instance.digest, path.upper(), str(offer))
+    if is_current(request, etag):
+        return not_modified(etag)
     chunks = _nested(door, instance, path) if steps else _value(door, instance, int(tag, 16))
     content_type = offer.media_type
     if content_type == OCTET_STREAM:
         content_type += f"; transfer-syntax={_syntax_of(instance, int(tag, 16))}"
     if offer.multipart:
-        chunks = multipart.written(fact, [({"Content-Type": content_type}, chunks)])
-        content_type = multipart.content_type(offer.media_type, boundary=fact)
-    return streamed(request, chunks, content_type, caching(fact))
+        chunks = multipart.written(etag, [({"Content-Type": content_type}, chunks)])
+        content_type = multipart.content_type(offer.media_type, boundary=etag)
+    return streamed(request, chunks, content_type, caching(etag))
 
 
 def _media_types(door: Door, instance: Instance, tag: int) -> list[str]:

@@ -63,16 +63,16 @@ def retrieve_frames(request: Request, door: At, scope: InPath, frames: str) -> R
         raise Missing("there is no such frame", frames=instance.frames)
     stored = _syntax_of_frames(instance)
     choice = chosen(accept_of(request), _offers(stored, len(numbers)), _cost_for(stored))
-    tag = fingerprint(door.parts.version, instance.digest, frames, repr(choice))
-    if is_current(request, tag):
-        return not_modified(tag)
+    etag = fingerprint(door.parts.version, instance.digest, frames, repr(choice))
+    if is_current(request, etag):
+        return not_modified(etag)
     source = _Frames(door, instance, choice)
     if choice.offer.multipart:
-        content_type = multipart.content_type(choice.offer.media_type, boundary=tag)
+        content_type = multipart.content_type(choice.offer.media_type, boundary=etag)
         parts = (source.part(number) for number in numbers)
-        return streamed(request, multipart.written(tag, parts), content_type, caching(tag))
+        return streamed(request, multipart.written(etag, parts), content_type, caching(etag))
     headers, (frame,) = source.part(numbers[0])
-    return Response(frame, headers={**headers, **caching(tag)})
+    return Response(frame, headers={**headers, **caching(etag)})
 
 
 def frame_numbers(text: str) -> list[int]:

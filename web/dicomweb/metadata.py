@@ -29,14 +29,14 @@ def metadata(request: Request, door: At, scope: InPath) -> Response:
     instances = door.archive.retrieve(door.actor, scope)
     digests = (instance.digest for instance in instances)
     encodings = request.headers.get("accept-encoding", "")
-    tag = fingerprint(door.parts.version, request.url.path, media_type, encodings, *digests)
-    if is_current(request, tag):
-        return not_modified(tag)
+    etag = fingerprint(door.parts.version, request.url.path, media_type, encodings, *digests)
+    if is_current(request, etag):
+        return not_modified(etag)
     models = [
         presentable(door.archive.metadata(one), bulk_prefix(door.path, scope, one))
         for one in instances
     ]
-    return json_answer(request, models, media_type, headers=caching(tag))
+    return json_answer(request, models, media_type, headers=caching(etag))
 
 
 def bulk_prefix(service_path: str, scope: Scope, instance: Instance) -> str:

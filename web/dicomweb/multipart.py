@@ -128,17 +128,18 @@ class Splitter:
 
     def _line_end(self) -> Iterator[Event]:
         """What follows a boundary on its line says whether another part comes."""
-        line, newline, _ = self._held.partition(b"\r\n")
+        end = self._held.find(b"\r\n", 0, self._limits.part_header_bytes_max)
+        line = self._held[: self._limits.part_header_bytes_max if end < 0 else end]
         if line.startswith(b"--"):
             self._state = self._epilogue
-        elif newline and not line.strip(b" \t"):
+        elif end >= 0 and not line.strip(b" \t"):
             # The CRLF stays: with it, the headers end in a blank line even where there are none.
-            self._take(len(line))
+            self._take(end)
             self._state = self._headers
-        elif newline or not _LINE_END_BEGUN.fullmatch(line) or self._is_too_long(line):
-            raise BadMultipart("a line begins with the boundary and goes on")
-        else:
+        elif end < 0 and _LINE_END_BEGUN.fullmatch(line) and not self._is_too_long(self._held):
             return
+        else:
+            raise BadMultipart("a line begins with the boundary and goes on")
         if self._part_open:
             self._part_open = False
             yield PartEnds()

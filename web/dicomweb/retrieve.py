@@ -48,26 +48,26 @@ def retrieve(request: Request, door: At, scope: InPath) -> Response:
     offers = [PART_10_FILES, *([PART_10_FILE] if scope.sop_instance_uid else [])]
     stored = [instance.transfer_syntax_uid for instance in instances]
     choice = chosen(accept_of(request), offers, cost_of_all(stored))
-    tag = _tag(door, choice, instances)
-    if is_current(request, tag):
-        return not_modified(tag)
+    etag = _etag(door, choice, instances)
+    if is_current(request, etag):
+        return not_modified(etag)
     if choice.offer.multipart:
-        return _files(request, door, choice, instances, tag)
-    return _file(request, door, choice, instances[0], tag)
+        return _files(request, door, choice, instances, etag)
+    return _file(request, door, choice, instances[0], etag)
 
 
-def _tag(door: Door, choice: Choice, instances: Sequence[Instance]) -> str:
+def _etag(door: Door, choice: Choice, instances: Sequence[Instance]) -> str:
     syntaxes = [target(choice.transfer_syntax, one.transfer_syntax_uid) for one in instances]
     digests = [instance.digest for instance in instances]
     return fingerprint(door.parts.version, str(choice.offer), *digests, *syntaxes)
 
 
 def _files(
-    request: Request, door: Door, choice: Choice, instances: Sequence[Instance], tag: str
+    request: Request, door: Door, choice: Choice, instances: Sequence[Instance], etag: str
 ) -> Response:
     parts = (_part(door, choice, instance) for instance in instances)
-    content_type = multipart.content_type(DICOM, boundary=tag)
-    return streamed(request, multipart.written(tag, parts), content_type, caching(tag))
+    content_type = multipart.content_type(DICOM, boundary=etag)
+    return streamed(request, multipart.written(etag, parts), content_type, caching(etag))
 
 
 def _part(
@@ -77,10 +77,10 @@ def _part(
     return {"Content-Type": f"{DICOM}; transfer-syntax={transfer_syntax_uid}"}, chunks
 
 
-def _file(request: Request, door: Door, choice: Choice, instance: Instance, tag: str) -> Response:
+def _file(request: Request, door: Door, choice: Choice, instance: Instance, etag: str) -> Response:
     transfer_syntax_uid, chunks = _in_transfer_syntax(door, choice, instance)
     headers = {
-        **caching(tag),
+        **caching(etag),
         "Content-Disposition": f'attachment; filename="{instance.sop_instance_uid}.dcm"',
     }
     if transfer_syntax_uid == instance.transfer_syntax_uid:

@@ -231,7 +231,9 @@ def read_command_set(encoded: bytes) -> dict[int, bytes]:
 def instance(**attributes: object) -> Dataset:
     """A small CT instance of a study and series that no other test has."""
     return make.data_set(
-        study_instance_uid=generate_uid(), **{"series_instance_uid": generate_uid()} | attributes
+        study_instance_uid=generate_uid(),
+        series_instance_uid=generate_uid(),
+        **attributes,  # type: ignore[arg-type]  # they are set by keyword, whatever they are
     )
 
 

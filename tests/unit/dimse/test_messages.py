@@ -60,7 +60,7 @@ def test_any_bytes_are_a_command_or_refused(encoded: bytes) -> None:
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64),
 )
 def test_a_command_is_read_as_it_was_written(status: int, uid: str) -> None:
-    elements = [
+    elements: list[tuple[int, int | str]] = [
         (messages.AFFECTED_CLASS, uid),
         (messages.COMMAND_FIELD, 1),
         (messages.DATA_SET_TYPE, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from inference.check import check
-from inference.findings import Result
+from inference.findings import Reason, Result
 from inference.models.ct_lung_densitometry import build
 from inference.quantities import Statistics
 from inference.registry import BUILT_IN, Registry
 from inference.run import LoadedModel, infer, load
 from inference.selection import select
-from pacs.errors import BadModel, Exhausted
+from pacs.errors import BadModel, BadObject, Exhausted
 from tests.unit.inference.stacks import CHEST_SPACING_MM, chest_hu, ct_stack
 
 FOLDER = BUILT_IN / "ct_lung_densitometry"
@@ -157,6 +157,18 @@ def test_a_model_that_breaks_its_word_has_failed(file: str, outputs: Any) -> Non
     assert (result.state, result.measurements, result.segmentations) == ("failed", (), ())
     assert result.reason is not None
     assert result.reason.code == "bad_output"
+
+
+def test_pixels_that_a_sandbox_refuses_skip_the_study() -> None:
+    study = chest()
+
+    def decoding() -> Iterator[Dataset]:
+        yield from study[:20]
+        raise BadObject("the codec gave up")
+
+    result = infer(LOADED, select(WANTED.selection, study), decoding())
+    assert result.state == "skipped"
+    assert result.reason == Reason("unreadable_pixels", "the codec gave up")
 
 
 def test_want_of_memory_is_left_to_the_queue() -> None:

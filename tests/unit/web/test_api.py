@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
-from starlette.testclient import TestClient
 
 from tests.unit.web.analysed import Analysed, analysed
 
@@ -15,11 +15,11 @@ FIELDS = {
 
 
 @pytest.fixture
-def client(analysed: Analysed) -> TestClient:
+def client(analysed: Analysed) -> httpx.Client:
     return analysed.client
 
 
-def test_results_have_the_fields_of_the_interface(analysed: Analysed, client: TestClient) -> None:
+def test_results_have_the_fields_of_the_interface(analysed: Analysed, client: httpx.Client) -> None:
     answer = client.get(f"/api/studies/{analysed.chest}/results")
     assert answer.status_code == 200
     (run,) = answer.json()["results"]
@@ -32,7 +32,7 @@ def test_results_have_the_fields_of_the_interface(analysed: Analysed, client: Te
 
 
 def test_the_addresses_of_written_objects_lead_to_them(
-    analysed: Analysed, client: TestClient
+    analysed: Analysed, client: httpx.Client
 ) -> None:
     (run,) = client.get(f"/api/studies/{analysed.chest}/results").json()["results"]
     for written in run["objects"]:
@@ -40,20 +40,20 @@ def test_the_addresses_of_written_objects_lead_to_them(
         assert instance["00080018"]["Value"] == [written["sop_instance_uid"]]
 
 
-def test_a_skipped_run_says_why(analysed: Analysed, client: TestClient) -> None:
+def test_a_skipped_run_says_why(analysed: Analysed, client: httpx.Client) -> None:
     (run,) = client.get(f"/api/studies/{analysed.hostile}/results").json()["results"]
     assert run["state"] == "skipped"
     assert run["reason"]["code"]
-    assert run["reason"]["sentence"].endswith(".")
+    assert "CR" in run["reason"]["sentence"]
 
 
-def test_an_unknown_study_is_a_problem_document(client: TestClient) -> None:
+def test_an_unknown_study_is_a_problem_document(client: httpx.Client) -> None:
     answer = client.get("/api/studies/1.2.3/results")
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_the_worklist_status_speaks_in_words(analysed: Analysed, client: TestClient) -> None:
+def test_the_worklist_status_speaks_in_words(analysed: Analysed, client: httpx.Client) -> None:
     studies = client.get("/api/worklist-status").json()["studies"]
     assert studies[analysed.chest]["ai"] == "succeeded"
     assert "Lung volume" in studies[analysed.chest]["summary"]
@@ -66,7 +66,7 @@ def test_the_worklist_status_speaks_in_words(analysed: Analysed, client: TestCli
     }
 
 
-def test_jobs_come_in_pages(client: TestClient) -> None:
+def test_jobs_come_in_pages(client: httpx.Client) -> None:
     first = client.get("/api/jobs", params={"limit": 1}).json()
     second = client.get("/api/jobs", params={"limit": 1, "cursor": first["cursor"]}).json()
     assert first["jobs"][0]["id"] > second["jobs"][0]["id"]
@@ -75,18 +75,18 @@ def test_jobs_come_in_pages(client: TestClient) -> None:
     assert whole["jobs"][:2] == [first["jobs"][0], second["jobs"][0]]
 
 
-def test_jobs_of_one_state_can_be_asked_for(client: TestClient) -> None:
+def test_jobs_of_one_state_can_be_asked_for(client: httpx.Client) -> None:
     jobs = client.get("/api/jobs", params={"state": "skipped"}).json()["jobs"]
     assert jobs
     assert {job["state"] for job in jobs} == {"skipped"}
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1000000", "many"])
-def test_a_limit_out_of_range_is_refused(client: TestClient, limit: str) -> None:
+def test_a_limit_out_of_range_is_refused(client: httpx.Client, limit: str) -> None:
     assert client.get("/api/jobs", params={"limit": limit}).status_code == 400
 
 
-def test_models_are_listed_with_their_limits(client: TestClient) -> None:
+def test_models_are_listed_with_their_limits(client: httpx.Client) -> None:
     listed = client.get("/api/models").json()
     (model,) = [m for m in listed["models"] if m["id"] == "ct-lung-densitometry"]
     assert model["regulatory_status"] == "RESEARCH"
@@ -94,11 +94,11 @@ def test_models_are_listed_with_their_limits(client: TestClient) -> None:
     assert listed["faults"] == []
 
 
-def test_the_version_is_told(client: TestClient) -> None:
+def test_the_version_is_told(client: httpx.Client) -> None:
     assert client.get("/api/version").json() == {"name": "Isocenter", "version": "0.0.test"}
 
 
-def test_every_route_is_described(client: TestClient) -> None:
+def test_every_route_is_described(client: httpx.Client) -> None:
     described = client.get("/openapi.json").json()["paths"]
     assert {"/api/studies/{study_instance_uid}/results", "/api/jobs", "/api/models"} <= set(
         described

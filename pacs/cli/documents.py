@@ -1,0 +1,141 @@
+"""The tables of the documents, written by the code they describe.
+
+`python -m pacs.cli.documents` writes them anew between their marks in `docs/`; a test fails while
+a document is stale. So the conformance statement cannot promise what does not run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from pydicom.uid import UID
+
+from pacs.config import Config, known_keys
+from pacs.decode.syntaxes import DECODERS, NATIVE
+from pacs.dicom import part10
+from pacs.dicom.attributes import INDEXED, Level
+from pacs.dimse.status import STORE
+from pacs.errors import NodeError
+from web.dicomweb.store import FAILURE_REASON
+from web.errors import STATUS
+
+DOCUMENTS: Final = Path(__file__).parents[2] / "docs"
+
+_MARK: Final = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    headings = list(headings)
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", r"\|")
+
+
+def _query_keys() -> str:
+    rows = (
+        (
+            level.query_retrieve_level,
+            attribute.keyword,
+            f"({attribute.tag >> 16:04X},{attribute.tag & 0xFFFF:04X})",
+            attribute.vr,
+            _matching(attribute.vr) if attribute.matchable else "returned only",
+        )
+        for level in Level
+        for attribute in INDEXED.values()
+        if attribute.level is level
+    )
+    return table(("Level", "Keyword", "Tag", "VR", "Matching"), rows)
+
+
+def _matching(vr: str) -> str:
+    by_vr = {
+        "UI": "UID list",
+        "DA": "single value, range",
+        "TM": "single value, range",
+        "IS": "single value",
+        "US": "single value",
+        "PN": "single value, wildcard, fuzzy; case and marks folded, all three groups",
+    }
+    return by_vr.get(vr, "single value, wildcard")
+
+
+def _statuses(codes: Iterable[tuple[type[NodeError], int]], shape: str) -> str:
+    rows = ((shape.format(int(code)), _meaning(error)) for error, code in codes)
+    return table(("Status", "When"), rows)
+
+
+def _meaning(error: type[NodeError]) -> str:
+    return str(error.__doc__).partition("\n")[0]
+
+
+def _decoders() -> str:
+    native = ((uid, UID(uid).name, "no codec needed") for uid in sorted(NATIVE))
+    coded = ((uid, UID(uid).name, library) for uid, library in DECODERS.items())
+    return table(("Transfer syntax", "Name", "Decoded by"), (*native, *coded))
+
+
+def _settings() -> str:
+    rows = (
+        (f"`{key}`", f"`ISOCENTER_{key.upper().replace('.', '__')}`", _default(key), _text(key))
+        for key in known_keys()
+    )
+    return table(("Key", "Environment", "Default", "Meaning"), rows)
+
+
+def _default(key: str) -> str:
+    value: object = Config()
+    for part in key.split("."):
+        value = getattr(value, part)
+    return f"`{value}`" if value not in ("", None) else "embedded"
+
+
+def _text(key: str) -> str:
+    return str(known_keys()[key].description)
+
+
+def _limits() -> str:
+    rows = (
+        ("Nested sequences", part10.NESTING_MAX, "refused (C000)"),
+        ("Elements of one data set", part10.ELEMENTS_MAX, "refused (C000)"),
+        ("Inflated bytes of a deflated data set", part10.INFLATED_BYTES_MAX, "refused (C000)"),
+        (
+            f"Inflation factor beyond {part10.INFLATION_FREE_BYTES >> 20} MiB",
+            part10.INFLATION_RATIO_MAX,
+            "refused (C000)",
+        ),
+        ("Bytes of a file meta group", part10.META_BYTES_MAX, "refused (C000)"),
+    )
+    return table(("What", "Limit", "Beyond it"), rows)
+
+
+TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "query-keys": _query_keys,
+    "c-store-statuses": lambda: _statuses(STORE.items(), "{:04X}"),
+    "stow-failure-reasons": lambda: _statuses(FAILURE_REASON.items(), "{:04X}"),
+    "http-statuses": lambda: _statuses(STATUS.items(), "{}"),
+    "decoders": _decoders,
+    "settings": _settings,
+    "limits": _limits,
+}
+
+
+def fresh(text: str) -> str:
+    """A document with its tables written anew."""
+    return _MARK.sub(lambda mark: f"{mark[1]}{TABLES[mark[2]]()}{mark[3]}", text)
+
+
+def main() -> None:
+    """Write every document's tables anew."""
+    for path in sorted(DOCUMENTS.glob("*.md")):
+        path.write_text(fresh(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
