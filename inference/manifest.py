@@ -294,10 +294,19 @@ class Quantification(Part):
     quantities: tuple[Quantity, ...]
 
 
-class Output(Part):
-    """An object to write."""
+class SegOutput(Part):
+    """A DICOM SEG of all labels, on the grid of the source."""
 
-    kind: Literal["seg", "sr_tid1500"]
+    kind: Literal["seg"]
+    type: Literal["BINARY"] = "BINARY"
+    grid: Literal["source"] = "source"
+
+
+class ReportOutput(Part):
+    """A Comprehensive 3D SR; `procedure` is the imaging procedure, not the algorithm."""
+
+    kind: Literal["sr_tid1500"]
+    procedure: CodeTriple
 
 
 class Delivery(Part):
@@ -337,10 +346,14 @@ class Manifest(Part):
     postprocess: tuple[PostOperation, ...]
     labels: tuple[Label, ...]
     quantification: Quantification
-    outputs: tuple[Output, ...]
+    outputs: tuple[SegOutput, ReportOutput]
     delivery: Delivery
     limits: Limits
     tests: tuple[TestVector, ...] = ()
+
+    @property
+    def procedure_reported(self) -> Code:
+        return self.outputs[1].procedure
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

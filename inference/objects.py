@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Final
 
 import highdicom
@@ -50,9 +51,9 @@ logging.getLogger("highdicom").setLevel(logging.CRITICAL)
 
 MANUFACTURER: Final = "Isocenter"
 SERIES_NUMBERS: Final[Mapping[str, int]] = {"seg": 9901, "sr": 9902}
+OFFSET: Final = re.compile(r"[+-][01]\d[0-5]\d")
 LONG_STRING_CHARACTERS_MAX: Final = 64  # PS3.5 6.2, LO; longer descriptions are cut
 
-CT_CHEST: Final = Code("24627-2", "LN", "CT Chest")
 SUMMARY: Final = Code("111017", "DCM", "CAD Processing and Findings Summary")
 SUCCEEDED_WITH_FINDINGS: Final = Code("111242", "DCM", "All algorithms succeeded; with findings")
 SUCCEEDED_WITHOUT_FINDINGS: Final = Code(
@@ -69,11 +70,16 @@ UNDETERMINED: Final = Code("373068000", "SCT", "Undetermined")
 IMAGE_LIBRARY: Final = Code("111028", "DCM", "Image Library")
 IMAGE_LIBRARY_GROUP: Final = Code("126200", "DCM", "Image Library Group")
 MODALITY: Final = Code("121139", "DCM", "Modality")
-COMPUTED_TOMOGRAPHY: Final = Code("CT", "DCM", "Computed Tomography")
 FRAME_OF_REFERENCE: Final = Code("112227", "DCM", "Frame of Reference UID")
 SOURCE: Final = Code("260753009", "SCT", "Source")
 PROCESSING_EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
 
+# Modality (0008,0060) as a code (PS3.16 CID 29); another one is left out of the image library.
+MODALITIES: Final[Mapping[str, Code]] = {
+    "CT": Code("CT", "DCM", "Computed Tomography"),
+    "MR": Code("MR", "DCM", "Magnetic Resonance"),
+    "PT": Code("PT", "DCM", "Positron emission tomography"),
+}
 VERDICTS: Final[Mapping[bool | None, Code]] = {True: PRESENT, False: ABSENT, None: UNDETERMINED}
 
 NOT_VERIFIED: Final = "Not verified by a physician. Made by software without human review."
@@ -115,7 +121,6 @@ SOURCE_KEYWORDS: Final = (
     "DeviceSerialNumber",
     "SoftwareVersions",
     "InstanceNumber",
-    "NumberOfFrames",
     "Rows",
     "Columns",
 )
@@ -143,20 +148,10 @@ class Context:
     model: Model
     result: Result
     grid: Grid
-    sources: tuple[
-        Dataset, ...
-    ]  # in the order of their first frame on the grid, as highdicom reads
+    sources: tuple[Dataset, ...]  # as highdicom reads them, in the grid's order
     patient: Dataset  # patient and study attributes, as the sources have them
     acquisition: str  # a sentence on what was read
     identity: Identity
-
-    @property
-    def device_uid(self) -> str:
-        return device_uid(self.model)
-
-    @property
-    def tracking_prefix(self) -> str:
-        return self.model.id
 
     def tracking_uid(self, finding_id: str) -> str:
         return self.identity.uid("tracking", finding_id)
@@ -192,12 +187,11 @@ def write_objects(
         acquisition=_acquisition(grid, sources[0]),
         identity=identity,
     )
-    kinds = {output.kind for output in model.manifest.outputs}
     # Viewers reject a SEG with nothing in it; the SR says what was (not) found.
     marked = any(segmentation.mask.any() for segmentation in result.segmentations)
-    seg = segmentation_object(context) if "seg" in kinds and marked else None
-    report = report_object(context, seg, predecessor) if "sr_tid1500" in kinds else None
-    return tuple(written for written in (seg, report) if written is not None)
+    seg = segmentation_object(context) if marked else None
+    report = report_object(context, seg, predecessor)
+    return (seg, report) if seg else (report,)
 
 
 def part10(data_set: Dataset) -> bytes:
@@ -245,7 +239,7 @@ def report_object(
         observation_context=highdicom.sr.ObservationContext(
             observer_device_context=_observer(context)
         ),
-        procedure_reported=_concept(CT_CHEST),
+        procedure_reported=_concept(context.model.manifest.procedure_reported),
         imaging_measurements=[
             *(
                 _segment_group(context, number, segmentation, seg)
@@ -296,7 +290,8 @@ def _readable(source: Dataset, grid: Grid) -> Dataset:
     for keyword in REQUIRED_KEYWORDS:
         setattr(header, keyword, "")
     frames = [frame for frame in grid.frames if frame.sop_instance_uid == source.SOPInstanceUID]
-    if "NumberOfFrames" in source:
+    if len(frames) > 1:
+        header.NumberOfFrames = len(frames)
         header.SharedFunctionalGroupsSequence = [_shared_plane(grid)]
         header.PerFrameFunctionalGroupsSequence = [
             _frame_plane(frame) for frame in sorted(frames, key=lambda frame: frame.number)
@@ -368,7 +363,7 @@ def _finished(written: Dataset, context: Context) -> Dataset:
     """Patient and study as in the source, times and implementation ours, the research mark."""
     written.update(context.patient)
     written.SpecificCharacterSet = "ISO_IR 192"
-    made_at = context.identity.made_at
+    made_at = _local(context.identity.made_at, str(written.get("TimezoneOffsetFromUTC") or ""))
     for kind in ("Content", "InstanceCreation", "Series"):
         setattr(written, f"{kind}Date", made_at.strftime("%Y%m%d"))
         setattr(written, f"{kind}Time", made_at.strftime("%H%M%S.%f"))
@@ -383,6 +378,15 @@ def _finished(written: Dataset, context: Context) -> Dataset:
     return written
 
 
+def _local(moment: datetime, offset: str) -> datetime:
+    """The moment in the zone that the study's own dates are in (PS3.3 C.12.1.1.8), if it says so."""
+    if not OFFSET.fullmatch(offset) or moment.tzinfo is None:
+        return moment
+    sign, hours, minutes = offset[0], int(offset[1:3]), int(offset[3:])
+    ahead = timedelta(hours=hours, minutes=minutes)
+    return moment.astimezone(timezone(-ahead if sign == "-" else ahead))
+
+
 def _private_scheme() -> Dataset:
     """Who answers for the codes of our own (PS3.3 C.12.1.1.1)."""
     scheme = Dataset()
@@ -395,16 +399,14 @@ def _private_scheme() -> Dataset:
 def _in_source_order(context: Context, segmentations: Sequence[Segmentation]) -> NDArray[np.uint8]:
     """Masks as highdicom takes them: (frame, row, column, segment).
 
-    Single-frame sources stand in the grid's order already. A multi-frame source keeps its own
-    order of frames, and those the volume left out stay empty.
+    Single-frame sources stand in the grid's order already; a multi-frame source, which then is
+    the only one, keeps its own order of frames.
     """
     masks = np.stack([segmentation.mask for segmentation in segmentations], axis=-1)
-    if "NumberOfFrames" not in context.sources[0]:
-        return masks.astype(np.uint8)
-    assert len(context.sources) == 1, "a SEG refers to one multi-frame instance"
-    frames = np.zeros((int(context.sources[0].NumberOfFrames), *masks.shape[1:]), np.uint8)
-    for mask, frame in zip(masks, context.grid.frames, strict=True):
-        frames[frame.number - 1] = mask
+    frames = np.empty(masks.shape, np.uint8)
+    several = len(context.sources) > 1
+    for index, frame in enumerate(context.grid.frames):
+        frames[index if several else frame.number - 1] = masks[index]
     return frames
 
 
@@ -425,7 +427,7 @@ def _segment(
             source=algorithm.manufacturer,
         ),
         tracking_uid=context.tracking_uid(segmentation.id),
-        tracking_id=f"{context.tracking_prefix}.{segmentation.id}",
+        tracking_id=f"{context.model.id}.{segmentation.id}",
         display_color=highdicom.color.CIELabColor.from_rgb(*segmentation.color_rgb),
     )
 
@@ -440,7 +442,7 @@ def _equipment(context: Context) -> highdicom.ContributingEquipment:
         contribution_datetime=context.identity.made_at.replace(tzinfo=None),
         contribution_description=_long_string(context.model.manifest.metadata.title),
     )
-    equipment.DeviceUID = context.device_uid
+    equipment.DeviceUID = device_uid(context.model)
     return equipment
 
 
@@ -449,7 +451,7 @@ def _observer(context: Context) -> highdicom.sr.ObserverContext:
     return highdicom.sr.ObserverContext(
         observer_type=highdicom.sr.CodedConcept("121007", "DCM", "Device"),
         observer_identifying_attributes=highdicom.sr.DeviceObserverIdentifyingAttributes(
-            uid=context.device_uid,
+            uid=device_uid(context.model),
             name=metadata.id,
             manufacturer_name=metadata.algorithm.manufacturer,
             model_name=metadata.algorithm.name,
@@ -546,7 +548,7 @@ def _summary_group(context: Context) -> highdicom.sr.MeasurementsAndQualitativeE
 def _tracking(context: Context, finding_id: str) -> highdicom.sr.TrackingIdentifier:
     return highdicom.sr.TrackingIdentifier(
         uid=context.tracking_uid(finding_id),
-        identifier=f"{context.tracking_prefix}.{finding_id}",
+        identifier=f"{context.model.id}.{finding_id}",
     )
 
 
@@ -599,11 +601,7 @@ def _insert_image_library(items: ContentSequence, context: Context) -> None:
     group = ContainerContentItem(_concept(IMAGE_LIBRARY_GROUP), relationship_type=contains)
     group.ContentSequence = ContentSequence(
         [
-            CodeContentItem(
-                _concept(MODALITY),
-                _concept(COMPUTED_TOMOGRAPHY),
-                RelationshipTypeValues.HAS_ACQ_CONTEXT,
-            ),
+            *_modality(context.sources[0]),
             UIDRefContentItem(
                 _concept(FRAME_OF_REFERENCE),
                 context.grid.frames[0].frame_of_reference_uid,
@@ -623,6 +621,12 @@ def _insert_image_library(items: ContentSequence, context: Context) -> None:
     library = ContainerContentItem(_concept(IMAGE_LIBRARY), relationship_type=contains)
     library.ContentSequence = ContentSequence([group])
     items.insert(len(items) - 1, library)
+
+
+def _modality(source: Dataset) -> list[CodeContentItem]:
+    code = MODALITIES.get(str(source.get("Modality")))
+    acquired = RelationshipTypeValues.HAS_ACQ_CONTEXT
+    return [CodeContentItem(_concept(MODALITY), _concept(code), acquired)] if code else []
 
 
 def _concept(code: Code) -> CodedConcept:

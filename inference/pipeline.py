@@ -21,6 +21,7 @@ from inference.registry import Model, Registry
 from inference.run import LoadedModel, infer, load
 from inference.runner import Device
 from inference.selection import Selection, select
+from inference.words import UNIT_WORDS
 from pacs.access import Actor
 from pacs.archive import Archive, Incoming, Instance, Scope
 from pacs.decode import Decoder
@@ -217,7 +218,8 @@ def _named(written_object: Dataset) -> dict[str, str]:
 
 
 def _findings(result: Result, identity: Identity) -> list[dict[str, Any]]:
-    return [_measured(one, identity) for one in result.measurements] + [
+    sites = {segmentation.id: segmentation.type for segmentation in result.segmentations}
+    return [_measured(one, sites[one.of], identity) for one in result.measurements] + [
         _classified(one, identity) for one in result.classifications
     ]
 
@@ -226,8 +228,8 @@ def _code(code: Code | None) -> dict[str, str] | None:
     return asdict(code) if code else None
 
 
-def _measured(measurement: Measurement, identity: Identity) -> dict[str, Any]:
-    unit = "" if measurement.unit.value == "1" else measurement.unit.value
+def _measured(measurement: Measurement, site: Code, identity: Identity) -> dict[str, Any]:
+    unit = UNIT_WORDS.get(measurement.unit.value, measurement.unit.value)
     return {
         "id": measurement.id,
         "code": _code(measurement.concept),
@@ -235,7 +237,7 @@ def _measured(measurement: Measurement, identity: Identity) -> dict[str, Any]:
         "unit": _code(measurement.unit),
         "probability": None,
         "present": None,
-        "site": measurement.of,
+        "site": _code(site),
         "tracking_uid": identity.uid("tracking", measurement.of),
         "words": f"{measurement.title} {measurement.value:.4g} {unit}".strip(),
     }

@@ -150,6 +150,7 @@ def grid_of(headers: Iterable[Dataset], geometry: Geometry) -> Grid:
     """The checked grid of one series from headers without pixels. Raises Unfit with the reason."""
     frames = [frame for header in headers for frame in frames_of(header)]
     _refuse_extent(frames, geometry)
+    _refuse_several_multi_frames(frames)
     _refuse_differences(frames)
     normal = _normal(frames[0])
     ordered = sorted(frames, key=lambda frame: float(normal @ frame.position_mm))
@@ -273,6 +274,15 @@ def _refuse_extent(frames: Sequence[Frame], geometry: Geometry) -> None:
     voxels = len(frames) * frames[0].rows * frames[0].columns
     if not 0 < voxels <= VOXELS_MAX:
         raise Unfit("limit", f"the series has {voxels} voxels and at most {VOXELS_MAX} are read")
+
+
+def _refuse_several_multi_frames(frames: Sequence[Frame]) -> None:
+    """A stack is one multi-frame instance or many single frames, so that a SEG can refer to it."""
+    instances = len({frame.sop_instance_uid for frame in frames})
+    if instances > 1 and any(frame.number > 1 for frame in frames):
+        raise Unfit(
+            "several_multi_frame", f"the series is spread over {instances} multi-frame instances"
+        )
 
 
 def _refuse_differences(frames: Sequence[Frame]) -> None:

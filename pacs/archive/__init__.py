@@ -311,6 +311,8 @@ class Archive:
     def bulk(self, instance: Instance, tag: int) -> bytes:
         """The value of a top-level element. Raises Missing."""
         table = instance.table
+        if tag == table.pixel_tag and table.frame_bits:
+            return self._range(instance, table.start, -(-table.frame_bits * table.count // 8))
         if tag == table.pixel_tag and table.count:
             return b"".join(self.frame(instance, n) for n in range(1, table.count + 1))
         found = scan(self.data_set(instance), instance.transfer_syntax_uid).value(tag)

@@ -16,6 +16,7 @@ from inference.objects import Identity, part10, write_objects
 from inference.registry import Registry
 from inference.run import LoadedModel, infer, load
 from inference.selection import Selection, select
+from inference.words import UNIT_WORDS
 from pacs.cli.shared import ConfigOption, DataOption, JsonOption, configured, out, print_json, table
 from pacs.dicom.data_sets import read_data_set
 from pacs.dicom.part10 import read_part10, scan
@@ -168,7 +169,10 @@ def _told(result: Result, written: list[str]) -> list[str]:
     lines = [f"{result.model_id} {result.model_version}: {result.state}"]
     if result.reason:
         lines.append(f"  {result.reason.sentence}")
-    lines += [f"  {one.title}: {one.value:.4g} {one.unit.value}" for one in result.measurements]
+    lines += [
+        f"  {one.title}: {one.value:.4g} {UNIT_WORDS.get(one.unit.value, one.unit.value)}"
+        for one in result.measurements
+    ]
     lines += [f"  note: {warning.sentence}" for warning in result.warnings]
     if result.state == "succeeded":
         lines.append("  Not verified by a physician.")

@@ -25,7 +25,7 @@ import numpy as np
 
 from pacs.decode import wire
 from pacs.decode.explicit import Transcoder, element, swapped
-from pacs.decode.image import ImagePixel
+from pacs.decode.image import BITS_ALLOCATED, ImagePixel
 from pacs.decode.syntaxes import DECODABLE, DECODERS, NATIVE
 from pacs.dicom.frames import frame_table
 from pacs.dicom.part10 import (
@@ -54,7 +54,7 @@ WAIT_S_MAX: Final = 30.0  # how long a request waits for a free child before it 
 PHOTOMETRIC_INTERPRETATION: Final = 0x00280004
 
 # What a child gets of our environment: enough to load libraries, none of our secrets.
-_ENVIRONMENT: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
+_ENVIRONMENT: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +182,15 @@ class Decoder:
         if interpretation != walked.text("PhotometricInterpretation"):
             yield (
                 PHOTOMETRIC_INTERPRETATION,
-                element(PHOTOMETRIC_INTERPRETATION, "CS", interpretation.encode("ascii")),
+                element(
+                    PHOTOMETRIC_INTERPRETATION, "CS", interpretation.encode("ascii", "replace")
+                ),
             )
 
     @contextmanager
     def _child(self) -> Iterator[_Child]:
         """A child for one request. One that did not end it well is killed, never used again."""
+        assert not self._closed.is_set(), "this decoder is closed"
         try:
             child = self._free.get(timeout=WAIT_S_MAX)
         except Empty:
@@ -207,22 +210,14 @@ class _Child:
     """One decoding process and the socket to it."""
 
     def __init__(self, request_s_max: float, memory_bytes_max: int) -> None:
-        ours, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "pacs.decode.child"],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env=_environment(),
-            )
-        self._socket = ours
+            self._process = _started(theirs)
         self._request_s_max = request_s_max
         self._requests = 0
         self._answered = True
         limits = {"memory_bytes_max": memory_bytes_max, "cpu_s_max": int(request_s_max) + 1}
-        wire.send(ours, limits)
+        wire.send(self._socket, limits)
 
     @property
     def sound(self) -> bool:
@@ -272,6 +267,20 @@ class _Child:
             raise BadObject("a compressed frame ended the process that decodes it") from error
 
 
+def _started(connection: socket.socket) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pacs.decode.child"],
+            stdin=connection.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=_environment(),
+        )
+    except OSError as error:
+        raise Exhausted("a decoding process cannot be started") from error
+
+
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     path = os.pathsep.join(str(entry) for entry in sys.path if entry)
@@ -304,8 +313,10 @@ def _native_pixel_data(walked: Scan, transfer_syntax_uid: str) -> bytes:
     raw = walked.value(PIXEL_DATA) or b""
     vr = pixel_data.vr if pixel_data.vr == "OB" else "OW"
     if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
-        bits_allocated = walked.text("BitsAllocated")
-        raw = swapped(raw, _pixel_word_bytes(vr, int(bits_allocated or 16)))
+        bits_allocated = int(walked.text("BitsAllocated") or 16)
+        if bits_allocated not in BITS_ALLOCATED:
+            raise BadObject("big endian pixel data of no known word", bits_allocated=bits_allocated)
+        raw = swapped(raw, _pixel_word_bytes(vr, bits_allocated))
     return element(PIXEL_DATA, vr, raw)
 
 

@@ -65,12 +65,20 @@ class Transcoder:
             if self._as_it_is:
                 yield tag, bytes(self._data[element.start : element.value + element.length])
             else:
-                encoded, _ = self._element(element.start, self._explicit)
-                yield tag, encoded
+                yield tag, self._anew(element.start)
+
+    def _anew(self, at: int) -> bytes:
+        try:
+            encoded, _ = self._element(at, self._explicit)
+        except struct.error as error:
+            raise BadObject("an element is cut off") from error
+        return encoded
 
     def _element(self, at: int, explicit: bool) -> tuple[bytes, int]:
         """The element at an offset, encoded anew, and the offset after it."""
         header = self._header(at, explicit)
+        if header.length == _UNDEFINED and header.vr not in ("SQ", "UN"):
+            raise BadObject("fragments inside a data set that is not compressed")
         if header.vr == "SQ" or header.length == _UNDEFINED:
             # Items of an unknown element of undefined length are implicit (PS3.5 6.2.2, note 2).
             content, end = self._items(header, explicit and header.vr == "SQ")

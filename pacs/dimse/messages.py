@@ -135,9 +135,10 @@ def number(command: Mapping[int, bytes], element: int) -> int | None:
 
 
 def uid(command: Mapping[int, bytes], element: int) -> str:
-    """The value of a UI element after one trailing NUL or space; what is not ASCII shows as U+FFFD."""
+    """The value of a UI element after one trailing NUL or space. Any bytes come back as they were,
+    since a response repeats them, valid or not."""
     value = command.get(element, b"")
-    return value[: -1 if value[-1:] in (b"\0", b" ") else None].decode("ascii", "replace")
+    return value[: -1 if value[-1:] in (b"\0", b" ") else None].decode("latin-1")
 
 
 def write_command(elements: Iterable[tuple[int, int | str]]) -> bytes:
@@ -152,7 +153,7 @@ def write_command(elements: Iterable[tuple[int, int | str]]) -> bytes:
 def _element(element: int, value: int | str) -> bytes:
     if isinstance(value, int):
         return _ELEMENT.pack(0, element, 2) + struct.pack("<H", value)
-    raw = value.encode("ascii")
+    raw = value.encode("latin-1")
     if len(raw) % 2:
         raw += b" " if element == ERROR_COMMENT else b"\0"
     return _ELEMENT.pack(0, element, len(raw)) + raw

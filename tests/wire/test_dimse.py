@@ -217,6 +217,7 @@ def with_uid(uid: str) -> Dataset:
     [
         (instance(), "1.2.3.4.5", 0xA900),
         (instance(), "", 0xA900),
+        (instance(), "1.2.ÿ3", 0xA900),
         (with_uid("../../x"), "../../x", 0xA900),
         (with_uid("1.2\\3"), "1.2\\3", 0xA900),
         (with_uid("1" * 65), "1" * 65, 0xA900),

@@ -146,7 +146,8 @@ class Splitter:
 
     def _headers(self) -> Iterator[Event]:
         end = self._held.find(b"\r\n\r\n")
-        if self._is_too_long(self._held if end < 0 else self._held[:end]):
+        # Without its end the block may hold three of the four bytes that end it.
+        if self._is_too_long(self._held[: end if end >= 0 else -3]):
             raise BadMultipart(
                 "the headers of a part are too long",
                 part_header_bytes_max=self._limits.part_header_bytes_max,

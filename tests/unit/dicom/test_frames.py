@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 
 from pacs.dicom.frames import FrameTable, frame_table
 from pacs.dicom.part10 import read_part10, scan

@@ -209,13 +209,30 @@ def test_a_name_in_another_character_set_arrives() -> None:
     assert report.SpecificCharacterSet == "ISO_IR 192"
 
 
+def test_times_are_in_the_zone_of_the_study() -> None:
+    study = chest()
+    for data_set in study:
+        data_set.TimezoneOffsetFromUTC = "-0530"
+    seg, _ = written(study)
+    assert (seg.ContentDate, seg.ContentTime) == ("20260202", "223506.000000")
+    assert seg.TimezoneOffsetFromUTC == "-0530"
+
+
+def test_single_frames_that_count_their_frames_are_single_frames() -> None:
+    study = chest()
+    for data_set in study:
+        data_set.NumberOfFrames = 1
+    seg, _ = written(study)
+    assert seg.PixelData == SEG.PixelData
+
+
 def test_every_code_that_is_written_is_the_dictionarys() -> None:
     codes = [value for value in vars(objects).values() if isinstance(value, Code)]
+    codes += objects.MODALITIES.values()
     assert len(codes) > 15
     unknown = [code for code in codes if not is_known(code)]
-    # pydicom's dictionary calls them "CT Chest Report" and "Source (attribute)"; LOINC's own name
-    # and the one of PS3.16 TID 1601 are meant.
-    assert [code.value for code in unknown] == ["24627-2", "260753009"]
+    # pydicom's dictionary calls it "Source (attribute)"; PS3.16 TID 1601 has the plain word.
+    assert unknown == [Code("260753009", "SCT", "Source")]
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")

@@ -127,6 +127,14 @@ def test_frames_of_an_enhanced_instance_are_ordered_by_position() -> None:
     assert np.array_equal(volume.voxels, vector_voxels()[::-1])
 
 
+def test_a_series_of_several_multi_frame_instances_is_refused() -> None:
+    first, second = vector_instance(), vector_instance()
+    second.SOPInstanceUID = "1.2.3"
+    with pytest.raises(Unfit) as caught:
+        grid_of([first, second], ANY)
+    assert caught.value.code == "several_multi_frame"
+
+
 Breakage = Callable[[list[Dataset]], object]
 
 

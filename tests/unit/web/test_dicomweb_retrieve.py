@@ -40,6 +40,7 @@ JPEG_2000, RLE = str(JPEG2000Lossless), str(RLELossless)
 VIDEO = "1.2.840.10008.1.2.4.102"
 
 GREY = (np.arange(3 * 64 * 64) % 251).astype(np.uint8).reshape(3, 64, 64)
+COLOURS = np.arange(1000) % 251
 
 
 def compressed(transfer_syntax_uid: str) -> Incoming:
@@ -57,12 +58,12 @@ def video() -> Incoming:
 
 
 def in_all_native_forms() -> Iterator[Incoming]:
+    """One slice in each native transfer syntax, with a colour table that is bulk data."""
     for transfer_syntax_uid in (make.IMPLICIT, make.BIG_ENDIAN, make.DEFLATED, make.EXPLICIT):
         made = make.data_set(study_instance_uid=make.uid(transfer_syntax_uid))
-        made.RedPaletteColorLookupTableData = (np.arange(1000) % 251).astype("<u2").tobytes()
-        if transfer_syntax_uid == make.BIG_ENDIAN:
-            for keyword in ("PixelData", "RedPaletteColorLookupTableData"):
-                made[keyword].value = np.frombuffer(made[keyword].value, "<u2").byteswap().tobytes()
+        # pydicom writes words as they are given, whatever the byte order.
+        order = ">u2" if transfer_syntax_uid == make.BIG_ENDIAN else "<u2"
+        made.RedPaletteColorLookupTableData = COLOURS.astype(order).tobytes()
         yield make.incoming(made, transfer_syntax_uid)
 
 
@@ -327,10 +328,8 @@ def test_native_frames_leave_little_endian(node: Served, stored: str, accept: st
 @pytest.mark.parametrize("tag", ["7FE00010", "00281201"])
 def test_native_bulk_data_leave_little_endian(node: Served, stored: str, tag: str) -> None:
     answer = get(node, path_of(instance_of(node, stored)) + f"/bulkdata/{tag}")
-    expected = (
-        make.slice_of(1) if tag == "7FE00010" else (np.arange(1000) % 251).astype("<u2")
-    ).tobytes()
-    assert answer.content == expected
+    expected = make.slice_of(1) if tag == "7FE00010" else COLOURS.astype("<u2")
+    assert answer.content == expected.tobytes()
     assert syntax_in(answer.headers["content-type"]) == make.EXPLICIT
 
 
