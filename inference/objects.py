@@ -84,7 +84,8 @@ VERDICTS: Final[Mapping[bool | None, Code]] = {True: PRESENT, False: ABSENT, Non
 
 NOT_VERIFIED: Final = "Not verified by a physician. Made by software without human review."
 
-# Type 2 attributes of patient and study, which highdicom insists on; empty where the source lacks one.
+# Type 2 attributes of patient and study, which highdicom insists on; empty where the source has
+# none.
 REQUIRED_KEYWORDS: Final = (
     "PatientID",
     "PatientName",
@@ -379,7 +380,7 @@ def _finished(written: Dataset, context: Context) -> Dataset:
 
 
 def _local(moment: datetime, offset: str) -> datetime:
-    """The moment in the zone that the study's own dates are in (PS3.3 C.12.1.1.8), if it says so."""
+    """The moment in the zone of the study's own dates (PS3.3 C.12.1.1.8), if it says so."""
     if not OFFSET.fullmatch(offset) or moment.tzinfo is None:
         return moment
     sign, hours, minutes = offset[0], int(offset[1:3]), int(offset[3:])
@@ -522,7 +523,7 @@ def _finding_group(
 
 
 def _summary_group(context: Context) -> highdicom.sr.MeasurementsAndQualitativeEvaluations:
-    """That the run succeeded, and what a reader must know: TID 1501 may be extended with comments."""
+    """That the run succeeded, and what a reader must know: TID 1501 admits comments."""
     found = context.result.measurements or any(
         finding.present for finding in context.result.classifications
     )

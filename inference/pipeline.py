@@ -232,6 +232,7 @@ def _measured(measurement: Measurement, site: Code, identity: Identity) -> dict[
     unit = UNIT_WORDS.get(measurement.unit.value, measurement.unit.value)
     return {
         "id": measurement.id,
+        "title": measurement.title,
         "code": _code(measurement.concept),
         "value": measurement.value,
         "unit": _code(measurement.unit),
@@ -247,6 +248,7 @@ def _classified(classification: Classification, identity: Identity) -> dict[str,
     presence = {True: "present", False: "absent", None: "undetermined"}[classification.present]
     return {
         "id": classification.id,
+        "title": classification.finding.meaning,
         "code": _code(classification.finding),
         "value": None,
         "unit": None,

@@ -42,7 +42,7 @@ class Selection:
 
     @property
     def reason(self) -> Reason:
-        """Why nothing was taken: the geometry's own reason if only one series was meant for the model."""
+        """Why nothing was taken: a geometry's own reason if one series alone was meant."""
         meant = [verdict for verdict in self.verdicts if verdict.code not in NOT_MEANT]
         if len(meant) == 1:
             return Reason(meant[0].code, meant[0].sentence)

@@ -163,7 +163,7 @@ class DiskOperation(MaskOperation):
     radius_mm: PositiveFloat
 
     def disk(self, grid: Grid) -> Mask:
-        """The disk within one slice, shaped (1, rows, columns), on pixels that need not be square."""
+        """The disk, shaped (1, rows, columns), on pixels that need not be square."""
         row_mm, column_mm = grid.spacing_mm[1:]
         rows, columns = int(self.radius_mm / row_mm), int(self.radius_mm / column_mm)
         y, x = np.ogrid[-rows : rows + 1, -columns : columns + 1]

@@ -90,7 +90,7 @@ class Geometry(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One slice as its header describes it. `number` counts from 1, as frames do (PS3.3 C.7.6.6)."""
+    """One slice as its header describes it. `number` counts frames from 1 (PS3.3 C.7.6.6)."""
 
     sop_instance_uid: str
     number: int

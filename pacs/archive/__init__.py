@@ -18,6 +18,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from pacs.access import Action, Actor, permits
+from pacs.archive.commits import GroupCommit
 from pacs.archive.ingest import Examined, Receipt, enter, examine, file_meta, holds_already
 from pacs.archive.values import (
     Duplicates,
@@ -71,6 +72,7 @@ class Archive:
         self.objects = store
         self.index = index
         self._duplicates = duplicates
+        self._commits = GroupCommit(index)
         self._recent: dict[tuple[str, ...], float] = {}
         self._recent_lock = threading.Lock()
         with index.write() as connection:
@@ -106,11 +108,16 @@ class Archive:
     def _keep(self, actor: Actor, examined: Examined) -> Stored:
         receipt = Receipt.now(actor, self._duplicates)
         kept = self._put(examined, receipt)
-        with self._taken_back_if_refused(kept.digest), self.index.write() as connection:
+
+        def commit(connection: Connection) -> Stored:
             outcome, warning = enter(connection, self.id, examined, kept, self._duplicates)
             stored = examined.stored(outcome, warning)
             self._audit_store(connection, actor, stored)
-        if outcome is Outcome.IDENTICAL:
+            return stored
+
+        with self._taken_back_if_refused(kept.digest):
+            stored = self._commits.run(commit)
+        if stored.outcome is Outcome.IDENTICAL:
             self.objects.delete(kept.digest)
         return stored
 

@@ -145,11 +145,11 @@ def enter(
     connection: Connection, archive_id: int, examined: Examined, kept: Kept, duplicates: Duplicates
 ) -> tuple[Outcome, str]:
     """Make the row; how it ended, and a warning. Raises Conflict under the policy `refuse`."""
-    _, is_new = catalog.add_instance(connection, archive_id, examined.values, kept)
-    current = catalog.find_instance(connection, archive_id, examined.sop_instance_uid)
-    assert current is not None, "it was added a moment ago"
+    place, is_new = catalog.add_instance(connection, archive_id, examined.values, kept)
     if is_new:
-        return Outcome.NEW, _patient_warning(connection, current.study_id, examined)
+        return Outcome.NEW, "" if place.patient_id == examined.patient_id else OTHER_PATIENT
+    current = catalog.find_instance(connection, archive_id, examined.sop_instance_uid)
+    assert current is not None, "it is known"
     if holds_already(connection, current, examined):
         return Outcome.IDENTICAL, ""
     return _other_bytes(connection, current, examined, kept, duplicates)
@@ -178,8 +178,3 @@ def _other_bytes(
     # An instance that claims another study than before never moves there by itself.
     catalog.add_version(connection, current.id, kept)
     return Outcome.KEPT_VERSION, OTHER_BYTES_KEPT
-
-
-def _patient_warning(connection: Connection, study_id: int, examined: Examined) -> str:
-    same = catalog.patient_of(connection, study_id) == examined.patient_id
-    return "" if same else OTHER_PATIENT

@@ -69,6 +69,7 @@ class Rejection(NamedTuple):
 
 
 NO_SUCH_APPLICATION_CONTEXT: Final = Rejection(1, 1, 2)
+CALLING_AE_TITLE_NOT_RECOGNISED: Final = Rejection(1, 1, 3)
 CALLED_AE_TITLE_NOT_RECOGNISED: Final = Rejection(1, 1, 7)
 TEMPORARY_CONGESTION: Final = Rejection(2, 3, 1)
 LOCAL_LIMIT_EXCEEDED: Final = Rejection(2, 3, 2)
@@ -86,6 +87,8 @@ def rejection(
         return NO_SUCH_APPLICATION_CONTEXT
     if (request.called_ae_title or "").strip() != ae_title:
         return CALLED_AE_TITLE_NOT_RECOGNISED
+    if not (request.calling_ae_title or "").strip():
+        return CALLING_AE_TITLE_NOT_RECOGNISED
     return None
 
 
@@ -184,7 +187,7 @@ class Receiver:
         while self.associations and time.monotonic() < until:
             for association in self._listener.active_associations:
                 if not association.is_busy and association.quiet_s >= DRAIN_QUIET_S:
-                    association.abort(block=False)
+                    association.dismiss()
             time.sleep(DRAIN_STEP_S)
         return self.associations == 0
 
@@ -197,7 +200,7 @@ class Receiver:
         else:
             self._listener.server_close()
         for association in self._listener.active_associations:
-            association.abort(block=False)
+            association.dismiss()
             association.join()
 
     def _on_requested(self, event: evt.Event) -> None:

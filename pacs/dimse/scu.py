@@ -237,7 +237,11 @@ class _Line:
         ae.dimse_timeout, ae.network_timeout = ANSWER_S, None
         ae.connection_timeout = CONNECTION_S
         address = (self._peer.host, self._peer.port)
-        association = associate(ae, address, self._peer.called_ae_title, self._contexts, limits)
+        try:
+            association = associate(ae, address, self._peer.called_ae_title, self._contexts, limits)
+        except OSError as error:
+            self._given_up = "the peer's host name is not known"
+            raise Unreachable(self._given_up) from error
         if not association.is_established:
             self._given_up = _why_not(association)
             raise Unreachable(self._given_up)

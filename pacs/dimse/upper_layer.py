@@ -79,13 +79,12 @@ MALFORMED: Final = (
 
 log = logging.getLogger(__name__)
 
-# These are settings of a whole process. Its log handlers would format every PDU, and show data
-# sets; files are sent as they lie on disk; and what a UID may look like is for the archive to say,
-# which answers A900 where pynetdicom would abort.
+# These are settings of a whole process. pynetdicom's log handlers would format every PDU, and show
+# data sets. What a UID may look like is for the archive to say, which answers A900 where pynetdicom
+# would abort.
 _config.LOG_HANDLER_LEVEL = "none"
 _config.LOG_REQUEST_IDENTIFIERS = False
 _config.LOG_RESPONSE_IDENTIFIERS = False
-_config.STORE_SEND_CHUNKED_DATASET = True
 _config.VALIDATORS["UI"] = lambda _: (True, "")
 
 
@@ -291,7 +290,7 @@ class UpperLayer(DULServiceProvider):
                     self.state_machine.do_action(event)
 
     def run_reactor(self) -> None:
-        """The thread's main function. However it ends, the socket closes and the association wakes."""
+        """The thread's main function. It ends with the socket closed and the association awake."""
         self._idle_timer.start()
         self.assoc._dul_ready.set()
         wire = cast(Wire, self.socket)
@@ -308,7 +307,7 @@ class UpperLayer(DULServiceProvider):
     def _turn(self, wire: Wire) -> None:
         """Wait for one thing to happen, act on it, and wake the association if that concerns it."""
         if not wire.is_connected:
-            pass
+            self._kill_thread |= wire.socket is None
         elif self.artim_timer.expired:
             # The standard would close without a word (AA-2); an A-ABORT tells the peer why.
             event = "Evt19" if self.state_machine.current_state == "Sta2" else "Evt18"
@@ -335,7 +334,7 @@ class UpperLayer(DULServiceProvider):
         """Read one PDU and queue its event; what is refused becomes event 19, an A-ABORT."""
         try:
             kind, pdu = cast(Wire, self.socket).read_pdu(self.limits)
-            decoded, event = self._decode_pdu(kind, pdu)
+            decoded, event = self._decoded(kind, pdu)
         except Refused as refusal:
             log.warning("association aborted: %s", refusal, extra={"facts": refusal.facts})
             self.event_queue.put("Evt19")
@@ -348,7 +347,7 @@ class UpperLayer(DULServiceProvider):
             self._recv_pdu.put(decoded)
             self.event_queue.put(event)
 
-    def _decode_pdu(self, kind: int, pdu: bytearray) -> tuple[_PDUType, str]:  # type: ignore[override]  # only `_read_pdu_data` calls it
+    def _decoded(self, kind: int, pdu: bytearray) -> tuple[_PDUType, str]:
         """The PDU and the state machine's event for it. Raises Refused, or one of MALFORMED."""
         view = memoryview(pdu)
         pdu_class, event = _PDU_TYPES[bytes(view[:1])]
@@ -438,9 +437,22 @@ class Messages(DIMSEServiceProvider):
         if not (isinstance(primitive, C_STORE) and primitive.MessageIDBeingRespondedTo is not None):
             super().send_msg(primitive, context_id)
             return
-        response = P_DATA()
-        response.presentation_data_value_list.append((context_id, b"\3" + _response(primitive)))
-        self.dul.send_pdu(response)
+        self.send_fragments(context_id, messages.COMMAND, _response(primitive))
+
+    def send_fragments(self, context_id: int, kind: int, whole: Buffer) -> None:
+        """Send a command set (`messages.COMMAND`) or a data set (0) as the peer can take it."""
+        view = memoryview(whole)
+        ours = cast(PeerAssociation, self.assoc).dul.limits.pdu_bytes_max
+        room = min(self.maximum_pdu_size or ours, ours) - messages.PDV_HEADER_BYTES
+        step = max(2, room & ~1)  # fragments are of even length (PS3.8 E.1)
+        for start in range(0, max(1, len(view)), step):
+            if not self.assoc.is_established:
+                return
+            control = kind | (messages.LAST if start + step >= len(view) else 0)
+            value = P_DATA()
+            fragment = bytes([control]) + view[start : start + step]
+            value.presentation_data_value_list.append((context_id, fragment))
+            self.dul.send_pdu(value)
 
 
 def _store_request(message: messages.Message) -> C_STORE:
@@ -477,9 +489,8 @@ class PeerAssociation(Association):
         super().__init__(ae, mode)
         self.dul: UpperLayer = UpperLayer(self, limits)
         self.dimse: Messages = Messages(self, limits)
-        self.acse_timeout = (
-            ae.acse_timeout
-        )  # these two setters also set the timers of the new layer
+        # These two setters also set the timers of the layer, which is a new one now.
+        self.acse_timeout = ae.acse_timeout
         self.network_timeout = ae.network_timeout
         self._message_id = 0
         self.is_serving = False
@@ -496,6 +507,13 @@ class PeerAssociation(Association):
         """Seconds since the last PDU either way."""
         timer = self.dul._idle_timer
         return (timer.timeout or 0.0) - timer.remaining
+
+    def dismiss(self) -> None:
+        """Abort without waiting; a peer that has not yet asked for an association is cut off."""
+        if self.is_established:
+            self.abort(block=False)
+        else:
+            self.dul.kill_dul()
 
     def run_reactor(self) -> None:
         """The thread's main function. However it ends, its slot comes back."""
@@ -560,7 +578,7 @@ class PeerAssociation(Association):
         try:
             while not self._is_paused:
                 time.sleep(PAUSE_STEP_S)
-            self._send_store(context_id, sop_class_uid, sop_instance_uid, memoryview(data_set))
+            self._send_store(context_id, sop_class_uid, sop_instance_uid, data_set)
             _, response = self.dimse.get_msg(block=True)
         finally:
             self._reactor_checkpoint.set()
@@ -570,7 +588,7 @@ class PeerAssociation(Association):
         return response.Status, cast("str | None", response.ErrorComment) or ""
 
     def _send_store(
-        self, context_id: int, sop_class_uid: str, sop_instance_uid: str, data_set: memoryview
+        self, context_id: int, sop_class_uid: str, sop_instance_uid: str, data_set: Buffer
     ) -> None:
         command = messages.write_command(
             [
@@ -582,20 +600,8 @@ class PeerAssociation(Association):
                 (messages.AFFECTED_INSTANCE, sop_instance_uid),
             ]
         )
-        self._send_value(context_id, messages.COMMAND | messages.LAST, command)
-        offered = self.dimse.maximum_pdu_size or self.dul.limits.pdu_bytes_max
-        step = min(offered, self.dul.limits.pdu_bytes_max) - messages.PDV_HEADER_BYTES
-        for start in range(0, len(data_set), step):
-            if not self.is_established:
-                return  # the caller finds no answer
-            is_last = start + step >= len(data_set)
-            fragment = bytes(data_set[start : start + step])
-            self._send_value(context_id, messages.LAST if is_last else 0, fragment)
-
-    def _send_value(self, context_id: int, control: int, fragment: bytes) -> None:
-        value = P_DATA()
-        value.presentation_data_value_list.append((context_id, bytes([control]) + fragment))
-        self.dul.send_pdu(value)
+        self.dimse.send_fragments(context_id, messages.COMMAND, command)
+        self.dimse.send_fragments(context_id, 0, data_set)
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
         """Hand a request to its service; C-STORE to storage, whatever its SOP class."""
@@ -694,7 +700,7 @@ class Listener(AssociationServer):
         log.exception("a connection from %s failed", client_address)
 
     def service_actions(self) -> None:
-        """pynetdicom collects garbage here, stopping every association; ours ends in no cycle."""
+        """pynetdicom collects garbage here, and stops the world; the collector needs no help."""
 
     def stop(self) -> None:
         """Accept no more connections and free the port."""

@@ -12,13 +12,23 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from pacs.access import Action, Actor
 from pacs.index.schema import audit, audit_head, now
 
 ORIGIN: Final = "0" * 64  # what the first row names as the one before
 VERIFY_ROWS: Final = 10_000  # rows held in memory at a time while verifying
+
+
+_NEXT: Final = (
+    update(audit_head)
+    .where(audit_head.c.id == 1)
+    .values(seq=audit_head.c.seq + 1)
+    .returning(audit_head.c.seq, audit_head.c.digest, now().label("at"))
+)
+_ROW: Final = insert(audit)
+_HEAD: Final = update(audit_head).where(audit_head.c.id == 1).values(digest=bindparam("newest"))
 
 
 def append(
@@ -31,13 +41,7 @@ def append(
     subject: Mapping[str, Any],
 ) -> int:
     """Write one row; its sequence number. The chain's head serialises writers until they commit."""
-    head = connection.execute(
-        update(audit_head)
-        .where(audit_head.c.id == 1)
-        .values(seq=audit_head.c.seq + 1)
-        .returning(audit_head.c.seq, audit_head.c.digest)
-    ).one()
-    at = connection.execute(select(now())).scalar_one()
+    head = connection.execute(_NEXT).one()
     event = json.dumps(
         {
             "actor": {
@@ -54,11 +58,10 @@ def append(
         sort_keys=True,
         separators=(",", ":"),
     )
-    digest = _link(head.digest, head.seq, at, event)
-    connection.execute(
-        insert(audit).values(seq=head.seq, at=at, event=event, previous=head.digest, digest=digest)
-    )
-    connection.execute(update(audit_head).where(audit_head.c.id == 1).values(digest=digest))
+    digest = _link(head.digest, head.seq, head.at, event)
+    row = {"seq": head.seq, "at": head.at, "event": event, "previous": head.digest}
+    connection.execute(_ROW, {**row, "digest": digest})
+    connection.execute(_HEAD, {"newest": digest})
     return int(head.seq)
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
+    bindparam,
     delete,
     exists,
     not_,
@@ -112,69 +113,107 @@ _TABLES: Final = (patients, studies, series, instances)
 
 def find_instance(connection: Connection, archive: int, sop_instance_uid: str) -> Row[Any] | None:
     """The row of an instance, with its place, or None."""
-    return connection.execute(
-        _placed().where(
-            instances.c.archive_id == archive, instances.c.SOPInstanceUID == sop_instance_uid
+    wanted = {"archive": archive, "instance": sop_instance_uid}
+    return connection.execute(_INSTANCE, wanted).one_or_none()
+
+
+_PLACED: Final[Select[Any]] = select(
+    instances,
+    series.c.SeriesInstanceUID,
+    series.c.Modality,
+    series.c.study_id,
+    studies.c.StudyInstanceUID,
+).select_from(instances.join(series).join(studies))
+
+# Statements on the path of every instance are built once: building costs more than running.
+_INSTANCE: Final = _PLACED.where(
+    instances.c.archive_id == bindparam("archive"),
+    instances.c.SOPInstanceUID == bindparam("instance"),
+)
+_PLACE: Final = (
+    select(studies.c.id.label("study_id"), patients.c.PatientID, series.c.id.label("series_id"))
+    .select_from(
+        studies.join(patients).outerjoin(
+            series,
+            and_(
+                series.c.study_id == studies.c.id,
+                series.c.SeriesInstanceUID == bindparam("series"),
+            ),
         )
-    ).one_or_none()
+    )
+    .where(
+        studies.c.archive_id == bindparam("archive"),
+        studies.c.StudyInstanceUID == bindparam("study"),
+    )
+)
+_TOUCH: Final = (
+    update(studies)
+    .where(studies.c.id == bindparam("study_id"))
+    .values(state=RECEIVING, last_received_at=now())
+)
 
 
-def _placed() -> Select[Any]:
-    return select(
-        instances,
-        series.c.SeriesInstanceUID,
-        series.c.Modality,
-        series.c.study_id,
-        studies.c.StudyInstanceUID,
-    ).select_from(instances.join(series).join(studies))
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an instance belongs: its series, its study, and the Patient ID the study came with."""
+
+    study_id: int
+    series_id: int
+    patient_id: str
 
 
 def add_instance(
     connection: Connection, archive: int, values: Mapping[Level, Values], kept: Kept
-) -> tuple[int, bool]:
-    """Make the rows of an instance where they are missing; its id, and whether it is new."""
-    study_id, series_id = _add_series(connection, archive, values)
-    instance_id, is_new = insert_new(
+) -> tuple[Place, bool]:
+    """Make the rows of an instance where they are missing; its place, and whether it is new.
+
+    One that is known already leaves no trace, not even of the study it claims to belong to.
+    """
+    place = _place(connection, archive, values)
+    _, is_new = insert_new(
         connection,
         instances,
         ["archive_id", "SOPInstanceUID"],
         {
             "archive_id": archive,
-            "series_id": series_id,
+            "series_id": place.series_id,
             **values[Level.INSTANCE],
             **_kept_columns(kept),
         },
     )
-    if is_new and not kept.made_by:
-        touch(connection, study_id)
-    return instance_id, is_new
+    if not is_new:
+        _remove_childless(connection, archive, place)
+    elif not kept.made_by:
+        touch(connection, place.study_id)
+    return place, is_new
 
 
 def _kept_columns(kept: Kept) -> Values:
     return {name: getattr(kept, name) for name in kept.__dataclass_fields__}
 
 
-def _add_series(
-    connection: Connection, archive: int, values: Mapping[Level, Values]
-) -> tuple[int, int]:
-    study_uid = values[Level.STUDY]["StudyInstanceUID"]
-    study_id = connection.execute(
-        select(studies.c.id).where(
-            studies.c.archive_id == archive, studies.c.StudyInstanceUID == study_uid
+def _place(connection: Connection, archive: int, values: Mapping[Level, Values]) -> Place:
+    wanted = {
+        "archive": archive,
+        "study": values[Level.STUDY]["StudyInstanceUID"],
+        "series": values[Level.SERIES]["SeriesInstanceUID"],
+    }
+    found = connection.execute(_PLACE, wanted).one_or_none()
+    if found is None:
+        _add_study(connection, archive, values)
+        found = connection.execute(_PLACE, wanted).one()
+    series_id = found.series_id
+    if series_id is None:
+        series_id, _ = insert_new(
+            connection,
+            series,
+            ["study_id", "SeriesInstanceUID"],
+            {"archive_id": archive, "study_id": found.study_id, **values[Level.SERIES]},
         )
-    ).scalar_one_or_none()
-    if study_id is None:
-        study_id = _add_study(connection, archive, values)
-    series_id, _ = insert_new(
-        connection,
-        series,
-        ["study_id", "SeriesInstanceUID"],
-        {"archive_id": archive, "study_id": study_id, **values[Level.SERIES]},
-    )
-    return study_id, series_id
+    return Place(found.study_id, series_id, found.PatientID)
 
 
-def _add_study(connection: Connection, archive: int, values: Mapping[Level, Values]) -> int:
+def _add_study(connection: Connection, archive: int, values: Mapping[Level, Values]) -> None:
     patient = values[Level.PATIENT]
     study = values[Level.STUDY]
     scope = "" if patient["PatientID"] else study["StudyInstanceUID"]
@@ -184,37 +223,18 @@ def _add_study(connection: Connection, archive: int, values: Mapping[Level, Valu
         ["archive_id", "PatientID", "IssuerOfPatientID", "scope"],
         {"archive_id": archive, "scope": scope, **patient},
     )
-    study_id, _ = insert_new(
+    insert_new(
         connection,
         studies,
         ["archive_id", "StudyInstanceUID"],
-        {
-            "archive_id": archive,
-            "patient_id": patient_id,
-            "first_received_at": now(),
-            "last_received_at": now(),
-            **study,
-        },
+        {"archive_id": archive, "patient_id": patient_id, **study},
+        stamped=["first_received_at", "last_received_at"],
     )
-    return study_id
 
 
 def touch(connection: Connection, study_id: int) -> None:
     """Something of this study arrived: it is no longer complete, or not yet."""
-    connection.execute(
-        update(studies)
-        .where(studies.c.id == study_id)
-        .values(state=RECEIVING, last_received_at=now())
-    )
-
-
-def patient_of(connection: Connection, study_id: int) -> str:
-    """The Patient ID that a study was first received with."""
-    return str(
-        connection.execute(
-            select(patients.c.PatientID).join(studies).where(studies.c.id == study_id)
-        ).scalar_one()
-    )
+    connection.execute(_TOUCH, {"study_id": study_id})
 
 
 def add_version(connection: Connection, instance_id: int, kept: Kept) -> bool:
@@ -270,9 +290,7 @@ def instances_of(connection: Connection, archive: int, scope: Scope) -> list[Row
     """The instances of a scope: series by number, then instances by number, then UID."""
     return list(
         connection.execute(
-            _placed()
-            .where(_inside(archive, scope))
-            .order_by(
+            _PLACED.where(_inside(archive, scope)).order_by(
                 series.c.SeriesNumber.is_(None),
                 series.c.SeriesNumber,
                 series.c.SeriesInstanceUID,
@@ -313,14 +331,16 @@ def remove(connection: Connection, archive: int, scope: Scope) -> tuple[int, lis
     return len(ids), sorted(digests - set(still_named(connection, digests)))
 
 
-def _remove_childless(connection: Connection, archive: int) -> None:
-    for parent, child, link in (
-        (series, instances, instances.c.series_id),
-        (studies, series, series.c.study_id),
-        (patients, studies, studies.c.patient_id),
+def _remove_childless(connection: Connection, archive: int, place: Place | None = None) -> None:
+    """Remove series, studies and patients without a child: all of them, or those of one place."""
+    for parent, child, link, only in (
+        (series, instances, instances.c.series_id, place.series_id if place else None),
+        (studies, series, series.c.study_id, place.study_id if place else None),
+        (patients, studies, studies.c.patient_id, None),
     ):
-        has_child = exists(select(child.c.id).where(link == parent.c.id))
-        connection.execute(delete(parent).where(parent.c.archive_id == archive, not_(has_child)))
+        childless = not_(exists(select(child.c.id).where(link == parent.c.id)))
+        here = parent.c.archive_id == archive if only is None else parent.c.id == only
+        connection.execute(delete(parent).where(here, childless))
 
 
 def still_named(connection: Connection, digests: set[str]) -> Iterator[str]:

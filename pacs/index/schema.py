@@ -9,6 +9,7 @@ Times are seconds since 1970 in UTC, taken from the database's clock.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -26,11 +27,13 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    bindparam,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.functions import FunctionElement
 
 from pacs.dicom.attributes import Attribute, Level, read_from_data_set
@@ -244,23 +247,46 @@ def _now_postgresql(_element: now, _compiler: SQLCompiler, **_: object) -> str:
 
 
 def insert_new(
-    connection: Connection, table: Table, unique: Sequence[str], values: Mapping[str, Any]
+    connection: Connection,
+    table: Table,
+    unique: Sequence[str],
+    values: Mapping[str, Any],
+    *,
+    stamped: Sequence[str] = (),
 ) -> tuple[int, bool]:
     """The id of the row with these unique values, and whether it was made just now.
 
-    The database decides the race, and tells its verdict by what it returns.
+    The database decides the race, and tells its verdict by what it returns. `stamped` columns get
+    the database's time.
     """
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    made = connection.execute(
-        insert(table)
-        .values(**values)
-        .on_conflict_do_nothing(index_elements=unique)
-        .returning(table.c.id)
-    ).scalar_one_or_none()
+    statement = _insertion(
+        connection.dialect.name, table, tuple(unique), tuple(values), tuple(stamped)
+    )
+    made = connection.execute(statement, values).scalar_one_or_none()
     if made is not None:
         return int(made), True
     found = connection.execute(select(table.c.id).where(same(table, unique, values)))
     return int(found.scalar_one()), False
+
+
+@lru_cache(maxsize=64)
+def _insertion(
+    dialect: str,
+    table: Table,
+    unique: tuple[str, ...],
+    names: tuple[str, ...],
+    stamped: tuple[str, ...],
+) -> ReturningInsert[Any]:
+    """The statement, built once: building costs more than running it."""
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    columns: dict[str, ColumnElement[Any]] = {name: bindparam(name) for name in names}
+    columns |= dict.fromkeys(stamped, now())
+    return (
+        insert(table)
+        .values(**columns)
+        .on_conflict_do_nothing(index_elements=unique)
+        .returning(table.c.id)
+    )
 
 
 def same(table: Table, unique: Sequence[str], values: Mapping[str, Any]) -> ColumnElement[bool]:

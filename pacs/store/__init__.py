@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from pacs.errors import BadQuery
 
@@ -46,7 +46,10 @@ class ObjectStore(Protocol):
         """
 
     def read(self, digest: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
-        """The bytes of an object or of a range of it, in chunks. Raises Missing at once."""
+        """The bytes of an object or of a range of it, in chunks; beyond its end there are none.
+
+        Raises Missing at once.
+        """
 
     def delete(self, digest: str) -> None:
         """Forget an object; one that is not here is already forgotten."""
@@ -73,20 +76,29 @@ def open_store(url: str, prefix: str) -> ObjectStore:
     from pacs.store.s3 import S3Store
 
     parts = urlsplit(url)
-    if parts.scheme == "file":
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         return FileStore(Path(unquote(parts.path)) / prefix)
-    if parts.scheme == "s3" and parts.hostname and parts.path.strip("/"):
-        options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-        secret = unquote(parts.password or "")
-        if "secret_file" in options:
-            secret = Path(options["secret_file"]).read_text().strip()
+    if parts.scheme != "s3" or not parts.hostname or not parts.path.strip("/"):
+        raise BadQuery("a store is file:///FOLDER or s3://ACCESS:SECRET@HOST:PORT/BUCKET")
+    options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    try:
         return S3Store(
             endpoint=parts.netloc.rpartition("@")[2],
             bucket=parts.path.strip("/"),
             prefix=prefix,
             access=unquote(parts.username or ""),
-            secret=secret,
+            secret=_secret(parts, options),
             secure=options.get("secure", "true") != "false",
             region=options.get("region", "us-east-1"),
         )
-    raise BadQuery("a store is file:///FOLDER or s3://ACCESS:SECRET@HOST:PORT/BUCKET")
+    except ValueError as error:
+        raise BadQuery("the store's URL has no valid host, port or bucket") from error
+
+
+def _secret(parts: SplitResult, options: dict[str, str]) -> str:
+    if "secret_file" not in options:
+        return unquote(parts.password or "")
+    try:
+        return Path(options["secret_file"]).read_text().strip()
+    except OSError as error:
+        raise BadQuery("the store's secret file cannot be read") from error

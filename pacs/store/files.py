@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -65,25 +66,26 @@ class FileStore:
 
     def read(self, digest: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """The bytes of an object or a range of it. Raises Missing."""
-        try:
-            handle = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise Missing("the store has no such object", digest=digest) from error
-        except OSError as error:
-            raise _translated(error) from error
-        return _chunks(handle, start, size)
+        chunks = _chunks(self._path(digest), start, size)
+        next(chunks)
+        return chunks
 
     def delete(self, digest: str) -> None:
         """Forget an object, durably."""
         path = self._path(digest)
-        path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        try:
+            path.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise _translated(error) from error
 
     def digests(self) -> Iterator[str]:
         """Every object's digest."""
-        for folder in sorted(self._folder.glob("[0-9a-f][0-9a-f]")):
-            with os.scandir(folder) as entries:
-                names = [entry.name for entry in entries]
+        for n in range(256):
+            try:
+                names = os.listdir(self._folder / f"{n:02x}")  # noqa: PTH208 - names are wanted
+            except OSError as error:
+                raise _translated(error) from error
             yield from (name for name in names if is_digest(name))
 
     def check(self) -> None:
@@ -111,16 +113,20 @@ def _write_all(handle: int, view: memoryview) -> None:
         view = view[os.write(handle, view) :]
 
 
-def _chunks(handle: int, start: int, size: int | None) -> Iterator[bytes]:
-    with os.fdopen(handle, "rb", buffering=0) as file:
-        file.seek(start)
-        left = size
-        while left is None or left > 0:
-            chunk = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
-            if not chunk:
-                return
-            left = None if left is None else left - len(chunk)
-            yield chunk
+def _chunks(path: Path, start: int, size: int | None) -> Iterator[bytes]:
+    """An empty chunk, then those of the file; who drops it after the first closes the file."""
+    left = sys.maxsize if size is None else size
+    try:
+        with path.open("rb", buffering=0) as file:
+            yield b""
+            file.seek(start)
+            while chunk := file.read(min(CHUNK_BYTES, left)):
+                left -= len(chunk)
+                yield chunk
+    except FileNotFoundError as error:
+        raise Missing("the store has no such object", digest=path.name) from error
+    except OSError as error:
+        raise _translated(error) from error
 
 
 def _make_durable_folder(folder: Path) -> None:

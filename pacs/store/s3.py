@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final, cast
 
@@ -22,9 +23,11 @@ from pacs.store import CHUNK_BYTES, Blob, Piece, is_digest
 CONNECT_S: Final = 5.0  # a server that does not take the connection in this time is unreachable
 READ_S: Final = 30.0  # and so is one that stays silent this long within an answer
 RETRIES_MAX: Final = 3  # tries of one request, with growing pauses between them
-CONNECTIONS_MAX: Final = 32  # kept open at a time; further requests wait for one
+CONNECTIONS_MAX: Final = 32  # kept open between requests; a further one is closed after its use
 PART_BYTES: Final = 64 << 20  # larger objects go up in parts of this size
 
+_OURS_ALREADY: Final = "BucketAlreadyOwnedByYou"
+_BEYOND_THE_END: Final = "InvalidRange"
 _ABSENT: Final = frozenset({"NoSuchKey", "NoSuchObject", "NotFound"})
 _NO_ROOM: Final = frozenset(
     {"XMinioStorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"}
@@ -66,7 +69,8 @@ class S3Store:
             if not self._client.bucket_exists(bucket):
                 self._client.make_bucket(bucket)
         except _TROUBLE as error:
-            raise _translated(error) from error
+            if _code(error) != _OURS_ALREADY:  # another process of this node was first
+                raise _translated(error) from error
 
     def put(self, pieces: Sequence[Piece]) -> Blob:
         """Keep the pieces, and ask whether they are there. Raises Exhausted, Unreachable."""
@@ -83,22 +87,27 @@ class S3Store:
             )
             kept = self._client.stat_object(self._bucket, key)
         except _TROUBLE as error:
-            raise _translated(error) from error
+            failure = _translated(error)
+            raise (_not_kept(size) if isinstance(failure, Missing) else failure) from error
         if kept.size != size:
-            raise Unreachable("the store said it kept the object, and did not", bytes=size)
+            raise _not_kept(size)
         return blob
 
     def read(self, digest: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """The bytes of an object or a range of it. Raises Missing."""
-        if size == 0:
-            return iter(())
+        key = self._key(digest)
         try:
-            response = self._client.get_object(
-                self._bucket, self._key(digest), offset=start, length=size or 0
-            )
+            if size == 0:
+                self._client.stat_object(self._bucket, key)
+                return iter(())
+            response = self._client.get_object(self._bucket, key, offset=start, length=size or 0)
         except _TROUBLE as error:
+            if _code(error) == _BEYOND_THE_END:
+                return iter(())
             raise _translated(error) from error
-        return _streamed(response)
+        chunks = _streamed(response)
+        next(chunks)
+        return chunks
 
     def delete(self, digest: str) -> None:
         """Forget an object."""
@@ -155,7 +164,9 @@ class _Joined(io.RawIOBase):
 
 
 def _streamed(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """An empty chunk, then those of the answer; who drops it after the first ends the request."""
     try:
+        yield b""
         yield from response.stream(CHUNK_BYTES)
     except _TROUBLE as error:
         raise Unreachable("the store broke off while reading") from error
@@ -164,8 +175,20 @@ def _streamed(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         response.release_conn()
 
 
+def _not_kept(size: int) -> NodeError:
+    return Unreachable("the store said it kept the object, and did not", bytes=size)
+
+
+def _code(error: Exception) -> str:
+    """The S3 error code; read from the answer's text where the SDK does not take it for XML."""
+    if isinstance(error, S3Error):
+        return error.code or ""
+    found = re.search(r"<Code>(\w+)</Code>", str(error))
+    return found[1] if found else ""
+
+
 def _translated(error: Exception) -> NodeError:
-    code = error.code if isinstance(error, S3Error) else ""
+    code = _code(error)
     if code in _ABSENT:
         return Missing("the store has no such object")
     if code in _NO_ROOM:

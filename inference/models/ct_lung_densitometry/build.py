@@ -31,7 +31,7 @@ IR_VERSION: Final = 9
 AIR_BELOW_HU: Final = -400.0
 # Fat and anything denser; skin and muscle with their partial volume, not clothing.
 TISSUE_FROM_HU: Final = -300.0
-# Noise belongs to pixels, so it is smoothed over pixels; what has a size in millimetres is not here.
+# Noise belongs to pixels, so it is smoothed over pixels; the manifest does what is in millimetres.
 SMOOTHING_PIXELS: Final = 3
 
 HISTOGRAM_FROM_HU: Final = -1024
