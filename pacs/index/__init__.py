@@ -26,6 +26,7 @@ from pacs.errors import BadQuery, Exhausted, Forbidden, NodeError, Unreachable
 CONNECTIONS_MAX: Final = 32  # of one process; a further one waits
 CONNECTION_WAIT_S: Final = 5.0  # and is refused after this
 WRITER_WAIT_S: Final = 10.0  # how long one SQLite writer waits for another process's
+MIGRATION_LOCK: Final = 0x150CE  # the key of PostgreSQL's advisory lock; a number of our own
 
 
 class Index:
@@ -69,9 +70,15 @@ class Index:
                 connection.execution_options(isocenter_writes=True)
                 config.attributes["connection"] = connection
                 with connection.begin():
+                    self._wait_for_other_migrators(connection)
                     command.upgrade(config, "head")
         except DBAPIError as error:
             raise _translated(error) from error
+
+    def _wait_for_other_migrators(self, connection: Connection) -> None:
+        """Let one process migrate at a time. SQLite's transaction that writes does so already."""
+        if self.dialect == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
 
     def check(self) -> None:
         """Return if the index answers. Raises Unreachable."""
@@ -106,7 +113,9 @@ def _engine(url: URL) -> Engine:
             # Several workers may race; what a row shows is what has been committed.
             isolation_level="READ COMMITTED",
         )
-    Path(url.database or "index.db").parent.mkdir(parents=True, exist_ok=True)
+    if url.database in (None, "", ":memory:"):
+        raise BadQuery("an index in SQLite needs a file: sqlite:///FILE")
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         url,
         pool_size=CONNECTIONS_MAX,

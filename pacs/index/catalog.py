@@ -27,6 +27,7 @@ from sqlalchemy import (
 from pacs.dicom.attributes import Attribute, Level, read_from_data_set
 from pacs.dicom.matching import PN_GROUPS, canonical_time, folded
 from pacs.dicom.part10 import Scan
+from pacs.errors import Unreachable
 from pacs.index.schema import (
     archives,
     insert_new,
@@ -44,7 +45,12 @@ Values = dict[str, Any]
 
 RECEIVING, COMPLETE = "receiving", "complete"
 
-INDEXED_CHARACTERS_MAX: Final = 1024  # a longer value is cut in the index; its bytes are kept whole
+# A longer value is cut in the index, and kept whole in the store. What two columns of one database
+# index hold together must stay below the 2,704 bytes that PostgreSQL allows.
+INDEXED_BYTES_MAX: Final = 1024
+DIGESTS_ASKED_MAX: Final = (
+    10_000  # in one statement, since its values are limited; more take several
+)
 
 _WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
 
@@ -90,18 +96,22 @@ def described(scan: Scan) -> dict[Level, Values]:
 
 
 def _columns(attribute: Attribute, text: str) -> Values:
-    keyword, text = attribute.keyword, text.replace("\0", "")[:INDEXED_CHARACTERS_MAX]
+    keyword, text = attribute.keyword, _cut(text.replace("\0", ""))
     if attribute.vr in ("IS", "US"):
         return {keyword: int(text) if _WHOLE_NUMBER.fullmatch(text) else None}
     values: Values = {keyword: text or (None if _nullable(keyword) else "")}
     if attribute.vr == "PN":
         groups = [*text.split("="), "", "", ""]
         names = zip(search_columns(attribute), groups, strict=False)
-        values |= {column: folded(group) or None for column, group in names}
+        values |= {column: _cut(folded(group)) or None for column, group in names}
         assert len(values) == 1 + len(PN_GROUPS)
     elif attribute.vr == "TM":
         values |= dict.fromkeys(search_columns(attribute), canonical_time(text) or None)
     return values
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:INDEXED_BYTES_MAX].decode(errors="ignore")
 
 
 def _nullable(keyword: str) -> bool:
@@ -182,7 +192,7 @@ def add_instance(
         },
     )
     if not is_new:
-        _remove_childless(connection, archive, place)
+        _remove_childless(connection, place.study_id)
     elif not kept.made_by:
         touch(connection, place.study_id)
     return place, is_new
@@ -201,7 +211,9 @@ def _place(connection: Connection, archive: int, values: Mapping[Level, Values])
     found = connection.execute(_PLACE, wanted).one_or_none()
     if found is None:
         _add_study(connection, archive, values)
-        found = connection.execute(_PLACE, wanted).one()
+        found = connection.execute(_PLACE, wanted).one_or_none()
+    if found is None:
+        raise Unreachable("the study is being removed at this moment")
     series_id = found.series_id
     if series_id is None:
         series_id, _ = insert_new(
@@ -316,38 +328,42 @@ def _inside(archive: int, scope: Scope) -> ColumnElement[bool]:
 
 def remove(connection: Connection, archive: int, scope: Scope) -> tuple[int, list[str]]:
     """Remove the rows of a scope; how many instances, and the digests no row names any more."""
-    rows = instances_of(connection, archive, scope)
-    ids = [row.id for row in rows]
-    digests = {row.digest for row in rows}
-    digests |= {
-        digest
-        for (digest,) in connection.execute(
-            select(versions.c.digest).where(versions.c.instance_id.in_(ids))
-        )
-    }
-    connection.execute(delete(versions).where(versions.c.instance_id.in_(ids)))
-    connection.execute(delete(instances).where(instances.c.id.in_(ids)))
-    _remove_childless(connection, archive)
-    return len(ids), sorted(digests - set(still_named(connection, digests)))
+    study = study_row(connection, archive, scope.study_instance_uid)
+    if study is None:
+        return 0, []
+    joined = instances.join(series).join(studies)
+    wanted = select(instances.c.id).select_from(joined).where(_inside(archive, scope))
+    further, current = (
+        connection.execute(delete(table).where(key.in_(wanted)).returning(table.c.digest)).scalars()
+        for table, key in ((versions, versions.c.instance_id), (instances, instances.c.id))
+    )
+    removed = current.all()
+    _remove_childless(connection, study.id)
+    digests = {*removed, *further}
+    return len(removed), sorted(digests - set(still_named(connection, digests)))
 
 
-def _remove_childless(connection: Connection, archive: int, place: Place | None = None) -> None:
-    """Remove series, studies and patients without a child: all of them, or those of one place."""
-    for parent, child, link, only in (
-        (series, instances, instances.c.series_id, place.series_id if place else None),
-        (studies, series, series.c.study_id, place.study_id if place else None),
-        (patients, studies, studies.c.patient_id, None),
+def _remove_childless(connection: Connection, study_id: int) -> None:
+    """Remove the series of a study that hold nothing, then the study and its patient likewise."""
+    patient_id = select(studies.c.patient_id).where(studies.c.id == study_id)
+    patient = connection.execute(patient_id).scalar_one_or_none()
+    for parent, child, link, ours in (
+        (series, instances, instances.c.series_id, series.c.study_id == study_id),
+        (studies, series, series.c.study_id, studies.c.id == study_id),
+        (patients, studies, studies.c.patient_id, patients.c.id == patient),
     ):
         childless = not_(exists(select(child.c.id).where(link == parent.c.id)))
-        here = parent.c.archive_id == archive if only is None else parent.c.id == only
-        connection.execute(delete(parent).where(here, childless))
+        connection.execute(delete(parent).where(ours, childless))
 
 
 def still_named(connection: Connection, digests: set[str]) -> Iterator[str]:
     """Those of digests that some instance or version names, in any archive."""
-    for table in (instances, versions):
-        rows = connection.execute(select(table.c.digest).where(table.c.digest.in_(digests)))
-        yield from (digest for (digest,) in rows)
+    asked = sorted(digests)
+    for start in range(0, len(asked), DIGESTS_ASKED_MAX):
+        some = asked[start : start + DIGESTS_ASKED_MAX]
+        for table in (instances, versions):
+            named = select(table.c.digest).where(table.c.digest.in_(some))
+            yield from connection.execute(named).scalars()
 
 
 def every_digest(connection: Connection, archive: int) -> Iterator[tuple[str, int]]:

@@ -77,8 +77,8 @@ def enqueue(
             "study_instance_uid": study_instance_uid,
             "generation": generation,
             "payload": json.dumps(payload, sort_keys=True),
-            "created_at": now(),
         },
+        stamped=["created_at"],
     )
     return is_new
 

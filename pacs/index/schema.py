@@ -38,6 +38,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from pacs.dicom.attributes import Attribute, Level, read_from_data_set
 from pacs.dicom.matching import PN_GROUPS
+from pacs.errors import Unreachable
 
 # Byte order and case as they are, on every database: DICOM compares so (PS3.4 C.2.2.2.1).
 Exact = Text().with_variant(Text(collation="C"), "postgresql")
@@ -51,6 +52,8 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+RACES_MAX: Final = 10  # an insert that loses so often against a remover of the same row is given up
 
 _NUMBERS: Final = frozenset({"IS", "US"})
 # The columns of a unique key are never NULL, or two unknowns would not be equal.
@@ -257,16 +260,20 @@ def insert_new(
     """The id of the row with these unique values, and whether it was made just now.
 
     The database decides the race, and tells its verdict by what it returns. `stamped` columns get
-    the database's time.
+    the database's time. Raises Unreachable if somebody removes that row again and again.
     """
     statement = _insertion(
         connection.dialect.name, table, tuple(unique), tuple(values), tuple(stamped)
     )
-    made = connection.execute(statement, values).scalar_one_or_none()
-    if made is not None:
-        return int(made), True
-    found = connection.execute(select(table.c.id).where(same(table, unique, values)))
-    return int(found.scalar_one()), False
+    for _ in range(RACES_MAX):
+        made = connection.execute(statement, values).scalar_one_or_none()
+        if made is not None:
+            return int(made), True
+        found = connection.execute(select(table.c.id).where(same(table, unique, values)))
+        held = found.scalar_one_or_none()
+        if held is not None:
+            return int(held), False
+    raise Unreachable("the index makes and removes this very row all the time")
 
 
 @lru_cache(maxsize=64)

@@ -13,11 +13,16 @@ from pacs.dimse import scp
 PRIVATE = "1.2.826.0.1.3680043.9.1"
 
 
-def request(called: str = "ISOCENTER", application: str = scp.APPLICATION_CONTEXT) -> A_ASSOCIATE:
+def request(
+    called: str = "ISOCENTER",
+    *,
+    calling: str = "SCANNER",
+    application: str = scp.APPLICATION_CONTEXT,
+) -> A_ASSOCIATE:
     asked = A_ASSOCIATE()
     asked.application_context_name = UID(application)
-    asked.called_ae_title = called
-    asked.calling_ae_title = "SCANNER"
+    asked._called_ae_title = called
+    asked._calling_ae_title = calling
     return asked
 
 
@@ -28,6 +33,7 @@ def request(called: str = "ISOCENTER", application: str = scp.APPLICATION_CONTEX
         (request("ISOCENTER   "), False, False, None),
         (request("isocenter"), False, False, (1, 1, 7)),
         (request(application="1.2.3"), False, False, (1, 1, 2)),
+        (request(calling="  "), False, False, (1, 1, 3)),
         (request("OTHER"), False, True, (2, 3, 2)),
         (request("OTHER"), True, True, (2, 3, 1)),
     ],

@@ -106,6 +106,21 @@ def test_without_a_peer_every_source_hears_so_at_once(tmp_path: Path) -> None:
     assert [outcome.comment for outcome in heard] == ["the peer does not answer"] * 3
 
 
+def test_a_host_that_is_not_known_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "1.dcm").write_bytes(make.part10_bytes(instance()))
+    (outcome,) = send(find([tmp_path]), Peer("not a host", 104))
+    assert outcome.comment == "the peer's host name is not known"
+
+
+def test_a_file_that_ends_after_its_meta_group_is_refused(tmp_path: Path, running: Node) -> None:
+    data_set = instance()
+    empty = make.part10_bytes(data_set)[: -len(make.data_set_bytes(data_set))]
+    (tmp_path / "1.dcm").write_bytes(empty)
+    (outcome,) = outcomes(running.port, tmp_path)
+    assert outcome.status is not None
+    assert not outcome.is_stored
+
+
 def test_a_rejected_association_is_told_in_words(tmp_path: Path, running: Node) -> None:
     (tmp_path / "1.dcm").write_bytes(make.part10_bytes(instance()))
     peer = Peer("127.0.0.1", running.port, called_ae_title="OTHER")

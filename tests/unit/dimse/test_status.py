@@ -29,7 +29,7 @@ def test_every_status_is_one_of_the_storage_service() -> None:
 
 @pytest.mark.parametrize("error", tree(errors.NodeError))
 def test_every_error_is_a_failure_to_the_peer(error: type[errors.NodeError]) -> None:
-    category, _ = STORAGE_SERVICE_CLASS_STATUS[status_of(error(), STORE)]
+    category, _ = STORAGE_SERVICE_CLASS_STATUS[status_of(error.__new__(error), STORE)]
     assert category == "Failure"
 
 

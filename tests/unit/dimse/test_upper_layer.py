@@ -44,7 +44,6 @@ SOURCES: dict[Callable[..., Any], str] = {
     dul.DULServiceProvider.stop_dul: "28a7e0be126e",
     dul.DULServiceProvider._process_recv_primitive: "4c0ebbb3e646",
     dul.DULServiceProvider._read_pdu_data: "19f2d4e38c13",
-    dul.DULServiceProvider._decode_pdu: "fc71dd1bf853",
     dul.DULServiceProvider._send: "a850a7919e68",
     transport.AssociationSocket.__init__: "1f0325fdef2c",
     transport.AssociationSocket.close: "c726c8db5381",
