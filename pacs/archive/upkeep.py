@@ -76,7 +76,8 @@ def _kept_at(archive: Archive, digest: str) -> float:
 
 
 def sweep(archive: Archive) -> int:
-    """Remove objects that no row names and none will; how many."""
+    """Remove objects that no row names and none will, and half-written ones; how many."""
+    tidied = archive.objects.tidy()
     with archive.index.read() as connection:
         named = {digest for digest, _ in catalog.every_digest(connection, archive.id)}
         named |= set(results.every_digest(connection, archive.id))
@@ -86,7 +87,7 @@ def sweep(archive: Archive) -> int:
             if any(catalog.still_named(connection, {digest})):
                 continue
         archive.objects.delete(digest)
-    return len(orphans)
+    return tidied + len(orphans)
 
 
 def scrub(archive: Archive, progress: Progress = silent) -> list[Problem]:

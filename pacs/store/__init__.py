@@ -57,6 +57,9 @@ class ObjectStore(Protocol):
     def digests(self) -> Iterator[str]:
         """The digest of every object, in no order."""
 
+    def tidy(self) -> int:
+        """Remove what killed processes left half-done, if it is old enough; how many."""
+
     def check(self) -> None:
         """Return if objects can be put now. Raises Unreachable or Exhausted."""
 

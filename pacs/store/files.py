@@ -12,6 +12,7 @@ import hashlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ from typing import Final
 from pacs.errors import Exhausted, Missing, NodeError, Unreachable
 from pacs.store import CHUNK_BYTES, Blob, Piece, is_digest
 
+INCOMING_AGE_S: Final = 3_600.0  # no write takes longer; what is older was left behind
 FREE_BYTES_MIN: Final = 256 << 20  # below this much free room new objects are refused
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -98,10 +100,13 @@ class FileStore:
         if free < self._free_bytes_min:
             raise Exhausted("the store's disk is nearly full", free_bytes=free)
 
-    def sweep_incoming(self) -> None:
-        """Remove what a killed process left half-written. Only while nobody writes."""
-        for path in self._incoming.iterdir():
+    def tidy(self) -> int:
+        """Remove what killed processes left half-written long enough ago; how many."""
+        oldest = time.time() - INCOMING_AGE_S
+        left = [path for path in self._incoming.iterdir() if path.stat().st_mtime < oldest]
+        for path in left:
             path.unlink(missing_ok=True)
+        return len(left)
 
     def _path(self, digest: str) -> Path:
         assert is_digest(digest), "keys are digests"

@@ -62,12 +62,17 @@ def test_processes_that_start_at_once_make_one_bucket(s3_server: parts.S3Server)
     assert list(stores[7].digests()) == [blob.digest]
 
 
-def test_a_server_that_is_killed_is_unreachable_soon_and_nothing_is_half_kept() -> None:
+def test_a_server_that_is_killed_is_unreachable_soon_and_nothing_is_half_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with parts.s3_server() as server:
+        patient = open_store(server.new_bucket(), "objects")
+        monkeypatch.setattr(s3_module, "RETRIES_MAX", 0)
         store = open_store(server.new_bucket(), "objects")
         kept = store.put([b"kept"])
         server.kill()
         for verb in (
+            lambda: patient.put([b"lost"]),
             lambda: store.put([b"lost"]),
             lambda: store.read(kept.digest),
             lambda: store.delete(kept.digest),
@@ -85,8 +90,7 @@ def test_a_server_that_is_killed_while_objects_arrive_keeps_what_was_promised() 
         threading.Timer(0.3, server.kill).start()
         promised: set[str] = set()
         with pytest.raises(Unreachable):
-            for number in range(100_000):
-                promised.add(store.put([str(number).encode() * 5000]).digest)
+            promised.update(store.put([b"%d" % n * 5000]).digest for n in range(100_000))
         kept = {path.name for path in server.folder.rglob("*") if path.is_file()}
         assert promised
         assert promised <= kept
