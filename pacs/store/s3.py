@@ -26,7 +26,8 @@ RETRIES_MAX: Final = 3  # tries of one request, with growing pauses between them
 CONNECTIONS_MAX: Final = 32  # kept open between requests; a further one is closed after its use
 PART_BYTES: Final = 64 << 20  # larger objects go up in parts of this size
 
-_OURS_ALREADY: Final = "BucketAlreadyOwnedByYou"
+# Some servers say the second also of a bucket of ours; if it is a stranger's, the next call fails.
+_MADE_ALREADY: Final = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 _BEYOND_THE_END: Final = "InvalidRange"
 _ABSENT: Final = frozenset({"NoSuchKey", "NoSuchObject", "NotFound"})
 _NO_ROOM: Final = frozenset(
@@ -69,7 +70,7 @@ class S3Store:
             if not self._client.bucket_exists(bucket):
                 self._client.make_bucket(bucket)
         except _TROUBLE as error:
-            if _code(error) != _OURS_ALREADY:  # another process of this node was first
+            if _code(error) not in _MADE_ALREADY:  # another process of this node was first
                 raise _translated(error) from error
 
     def put(self, pieces: Sequence[Piece]) -> Blob:
