@@ -93,6 +93,9 @@ class Config(Section):
     models: Path | None = Field(
         None, description="The folder of added models; empty: `{data}/models`."
     )
+    log_level: Literal["info", "warning", "error"] = Field(
+        "info", description="What is logged, and everything graver."
+    )
     projects: tuple[str, ...] = Field(
         ("demo",), description="Research projects that complete studies are released to."
     )

@@ -17,7 +17,7 @@ from typing import Final
 
 from pacs.access import Actor
 from pacs.archive import Archive, Incoming, Instance, Scope
-from pacs.deid import BASIC, Policy, Withheld, deidentify
+from pacs.deid import BASIC, REASONS, Policy, Withheld, deidentify
 from pacs.dicom.data_sets import read_data_set, written
 from pacs.dicom.part10 import IMPLICIT_VR_LITTLE_ENDIAN
 from pacs.errors import BadObject, Broken
@@ -102,10 +102,12 @@ def _kept_syntax(encoding: tuple[bool | None, bool | None], syntax: str) -> str:
 
 
 def _end(received: int, withheld: Counter[str]) -> End:
-    if not withheld:
-        return End(reason=f"{received} instances released.")
     held_back = sum(withheld.values())
-    codes = ", ".join(f"{code} ({number})" for code, number in sorted(withheld.items()))
-    sentence = f"{received - held_back} instances released, {held_back} withheld: {codes}."
+    sentence = f"{received - held_back} of {received} instances released."
+    if not withheld:
+        return End(reason=sentence)
+    reasons = " ".join(
+        f"{number} withheld: {REASONS[code]}" for code, number in sorted(withheld.items())
+    )
     state = jobs.SUCCEEDED if received > held_back else jobs.SKIPPED
-    return End(state, min(withheld), sentence)
+    return End(state, min(withheld), f"{sentence} {reasons}")

@@ -37,6 +37,7 @@ QUIET_S: Final = 2.0  # the demo's studies arrive at once; nobody wants to wait
 RESULTS_S_MAX: Final = 300.0  # the slowest machine has its results by then, or something is wrong
 POLL_S: Final = 0.5
 ANSWER_S: Final = 60.0  # how long the demo waits for one answer of the node
+STEPS: Final = ("queued", "fetched", "prepared", "inferred", "written")
 ENDED: Final = frozenset({"succeeded", "failed", "skipped"})
 
 
@@ -50,7 +51,9 @@ def demo(
     stop = stop_on_signals()
     with ExitStack() as stack:
         folder = data or Path(stack.enter_context(TemporaryDirectory(prefix="isocenter-demo-")))
-        config = with_free_ports(configured(folder, None, **{"study.quiet_s": QUIET_S}))
+        config = with_free_ports(
+            configured(folder, None, **{"study.quiet_s": QUIET_S, "log_level": "warning"})
+        )
         compose(config).close()
         supervisor = Supervisor(config, ROLES)
         watcher = threading.Thread(target=supervisor.run, args=(stop,))
@@ -161,7 +164,7 @@ def _told_run(web: _Web, run: Mapping[str, Any]) -> list[str]:
     if run["state"] != "succeeded":
         return [f"AI             {name}: {run['state']}: {run['reason']['sentence']}"]
     lines = [f"AI             {name} on {run['provider']}; not verified by a physician"]
-    steps = ", ".join(f"{step} {took:.0f} ms" for step, took in run["timings_ms"].items())
+    steps = ", ".join(f"{step} {run['timings_ms'][step]:.0f} ms" for step in STEPS)
     lines.append(f"steps          {steps}")
     for made in run["objects"]:
         content = web.get(made["url"], "application/dicom; transfer-syntax=*")

@@ -16,4 +16,6 @@ def config(data: DataOption = None, config: ConfigOption = None, json: JsonOptio
     shown = table("setting", "value", "from", "meaning")
     for key, facts in in_force.items():
         shown.add_row(key, str(facts["value"]), facts["from"], facts["description"])
+    for column in shown.columns:
+        column.overflow = "fold"
     out.print(shown)

@@ -162,11 +162,11 @@ class Discreet(logging.Formatter):
         return f"{kind} at {' > '.join(places)}"
 
 
-def prepare_logging(role: str) -> None:
+def prepare_logging(role: str, level: str) -> None:
     """Log to standard error. Libraries that quote what they read are kept silent."""
     handler = logging.StreamHandler()
     handler.setFormatter(Discreet(f"%(asctime)s {role} %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in ("pynetdicom", "pydicom", "highdicom", "alembic", "uvicorn.error", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # Warnings of pydicom and highdicom repeat the value they doubt.
@@ -175,7 +175,8 @@ def prepare_logging(role: str) -> None:
 
 def main(role: str) -> None:
     """Run one role with the settings on standard input."""
-    prepare_logging(role)
+    config = Config.model_validate_json(sys.stdin.readline())
+    prepare_logging(role, config.log_level)
     stop = threading.Event()
 
     def on_sigterm(_signal: int, _frame: FrameType | None) -> None:
@@ -184,7 +185,6 @@ def main(role: str) -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     # Ctrl-C reaches the whole group; the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    config = Config.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_watch_supervisor, args=(stop,), daemon=True).start()
     try:
         node = compose(config)
