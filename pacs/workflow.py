@@ -102,7 +102,7 @@ class Workflow:
     def complete_quiet_studies(self) -> int:
         """Mark quiet studies complete and write their jobs, all in one transaction; how many."""
         with self._index.read() as connection:
-            if not catalog.quiet_studies(connection, self._quiet_s, 1):
+            if not catalog.is_any_quiet(connection, self._quiet_s):
                 return 0
         with self._index.write() as connection:
             quiet = catalog.quiet_studies(connection, self._quiet_s, SWEEP_STUDIES_MAX)

@@ -53,8 +53,13 @@ class GroupCommit:
         write = _Write(work)
         self._waiting.append(write)
         with self._leading:
-            while not write.is_done:
-                self._lead()
+            try:
+                while not write.is_done:
+                    self._lead()
+            finally:
+                # A bug in some work has come through: nobody may meet ours again.
+                if write in self._waiting:
+                    self._waiting.remove(write)
         return write.outcome()
 
     def _lead(self) -> None:

@@ -56,6 +56,11 @@ class Index:
         try:
             with self.engine.connect() as connection:
                 connection.execution_options(isocenter_writes=writes)
+                if self.dialect == "postgresql" and not writes:
+                    # Else each statement would see a moment of its own, as writers want it.
+                    connection.execution_options(
+                        isolation_level="REPEATABLE READ", postgresql_readonly=True
+                    )
                 with connection.begin():
                     yield connection
         except (DBAPIError, PoolTimeout) as error:

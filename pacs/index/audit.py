@@ -76,15 +76,14 @@ def verify(connection: Connection) -> tuple[str, ...]:
     show here and needs a checkpoint kept elsewhere.
     """
     previous, expected = ORIGIN, 1
-    rows = connection.execution_options(yield_per=VERIFY_ROWS).execute(
-        select(audit).order_by(audit.c.seq)
-    )
-    for row in rows:
-        if row.seq != expected or row.previous != previous:
-            return (f"the audit trail breaks before row {row.seq}",)
-        if row.digest != _link(previous, row.seq, row.at, row.event):
-            return (f"row {row.seq} of the audit trail was changed",)
-        previous, expected = row.digest, expected + 1
+    statement = select(audit).order_by(audit.c.seq)
+    with connection.execution_options(yield_per=VERIFY_ROWS).execute(statement) as rows:
+        for row in rows:
+            if row.seq != expected or row.previous != previous:
+                return (f"the audit trail breaks before row {row.seq}",)
+            if row.digest != _link(previous, row.seq, row.at, row.event):
+                return (f"row {row.seq} of the audit trail was changed",)
+            previous, expected = row.digest, expected + 1
     head = connection.execute(select(audit_head)).one()
     if (head.seq, head.digest) != (expected - 1, previous):
         return (f"the audit trail ends at row {expected - 1}, its head says {head.seq}",)

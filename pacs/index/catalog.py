@@ -333,14 +333,13 @@ def remove(connection: Connection, archive: int, scope: Scope) -> tuple[int, lis
         return 0, []
     joined = instances.join(series).join(studies)
     wanted = select(instances.c.id).select_from(joined).where(_inside(archive, scope))
-    further, current = (
-        connection.execute(delete(table).where(key.in_(wanted)).returning(table.c.digest)).scalars()
+    further, current = [
+        connection.scalars(delete(table).where(key.in_(wanted)).returning(table.c.digest)).all()
         for table, key in ((versions, versions.c.instance_id), (instances, instances.c.id))
-    )
-    removed = current.all()
+    ]
     _remove_childless(connection, study.id)
-    digests = {*removed, *further}
-    return len(removed), sorted(digests - set(still_named(connection, digests)))
+    digests = {*current, *further}
+    return len(current), sorted(digests - set(still_named(connection, digests)))
 
 
 def _remove_childless(connection: Connection, study_id: int) -> None:
@@ -362,8 +361,7 @@ def still_named(connection: Connection, digests: set[str]) -> Iterator[str]:
     for start in range(0, len(asked), DIGESTS_ASKED_MAX):
         some = asked[start : start + DIGESTS_ASKED_MAX]
         for table in (instances, versions):
-            named = select(table.c.digest).where(table.c.digest.in_(some))
-            yield from connection.execute(named).scalars()
+            yield from connection.scalars(select(table.c.digest).where(table.c.digest.in_(some)))
 
 
 def every_digest(connection: Connection, archive: int) -> Iterator[tuple[str, int]]:
@@ -403,13 +401,22 @@ def complete_study(connection: Connection, study_id: int, generation: int) -> No
     )
 
 
+def is_any_quiet(connection: Connection, quiet_s: float) -> bool:
+    """Whether some study is due to be completed; a look that locks nothing."""
+    return bool(connection.execute(select(exists().where(_is_quiet(quiet_s)))).scalar())
+
+
+def _is_quiet(quiet_s: float) -> ColumnElement[bool]:
+    return and_(studies.c.state == RECEIVING, studies.c.last_received_at <= now() - quiet_s)
+
+
 def quiet_studies(connection: Connection, quiet_s: float, rows_max: int) -> list[Row[Any]]:
     """Studies still receiving that have been quiet, the longest quiet first, locked for us."""
     return list(
         connection.execute(
             select(studies, archives.c.name.label("archive"))
             .join(archives)
-            .where(studies.c.state == RECEIVING, studies.c.last_received_at <= now() - quiet_s)
+            .where(_is_quiet(quiet_s))
             .order_by(studies.c.last_received_at)
             .limit(rows_max)
             .with_for_update(of=studies, skip_locked=True)
