@@ -182,6 +182,7 @@ def _record(
         "model": result.model_id,
         "model_version": result.model_version,
         "model_sha256": result.model_sha256,
+        "planned_at": job.created_at,  # what the study received later is not in this
         "reason": asdict(result.reason) if result.reason else None,
         "findings": _findings(result, identity),
         "objects": [_named(one) for one in objects],

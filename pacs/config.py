@@ -35,6 +35,10 @@ class Dimse(Section):
 
     aet: str = Field("ISOCENTER", description="The AE title that peers must call.")
     port: int = Field(11112, ge=0, le=65535, description="The port; 0 takes any free one.")
+    unknown_callers: Literal["store", "echo", "refuse"] = Field(
+        "store",
+        description="What callers that are no listed peers may do; `refuse`: not even associate.",
+    )
 
 
 class Http(Section):

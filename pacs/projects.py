@@ -8,8 +8,10 @@ tells how many and why, never whose.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,22 +50,30 @@ def project_key(folder: Path, project: str) -> bytes:
     """
     path = folder / f"{project}.key"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return _known_key(path)
-    with os.fdopen(handle, "wb") as file:
-        file.write(secrets.token_bytes(KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    return _known_key(path)
-
-
-def _known_key(path: Path) -> bytes:
+    if not path.exists():
+        _make_key(path)
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
         raise Broken("the key of a project is damaged; restore it from a backup")
     return key
+
+
+def _make_key(path: Path) -> None:
+    """Make a key, whole or not at all: a process killed meanwhile leaves no half of one.
+
+    Of two processes that make it at once, the first to link it wins, and both then read it.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # mode 0600
+        file.write(secrets.token_bytes(KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(file.name)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 class Releases:

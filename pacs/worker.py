@@ -54,6 +54,8 @@ class Worker:
         sweeper = threading.Thread(target=self._sweep_until, args=(stop,), name="sweeps")
         sweeper.start()
         while not stop.is_set():
+            # Without sweeps no study is ever complete, which nobody would notice: better to die.
+            assert sweeper.is_alive(), "a sweep met a bug"
             if not self._step_survives():
                 stop.wait(IDLE_S)
         sweeper.join()

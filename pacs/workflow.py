@@ -9,7 +9,7 @@ comes later reopens the study, and the next generation supersedes what the last 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, select
@@ -153,7 +153,7 @@ class Workflow:
         known = {run.key for run in ended}
         found = [_run_of_record(run) for run in ended]
         found += [_run_of_job(j) for j in waiting if j.kind == INFER and j.key not in known]
-        return sorted(found, key=lambda run: (-run.generation, run.model))
+        return sorted(_superseded(found), key=lambda run: (-run.generation, run.model))
 
     def statuses(self, actor: Actor, study_instance_uids: Sequence[str]) -> list[StudyStatus]:
         """Where each of these studies stands; unknown ones are left out."""
@@ -200,6 +200,20 @@ class Workflow:
                 for name, table in (("studies", studies), ("instances", instances))
             }
             return held | {f"jobs_{name}": n for name, n in jobs.counts(connection).items()}
+
+
+def _superseded(runs: Sequence[Run]) -> Iterable[Run]:
+    """The runs, each marked superseded if a later generation of its model has ended.
+
+    An ended run's row says so itself; a job that failed or still runs has no row to say it.
+    """
+    newest = dict.fromkeys({run.model for run in runs}, 0)
+    for run in runs:
+        if run.state in jobs.ENDED - {jobs.SUPERSEDED}:
+            newest[run.model] = max(newest[run.model], run.generation)
+    for run in runs:
+        is_old = run.generation < newest[run.model]
+        yield replace(run, state=jobs.SUPERSEDED) if is_old else run
 
 
 def _run_of_record(run: results.Run) -> Run:

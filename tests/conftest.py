@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,9 +43,18 @@ def s3_url(s3_server: parts.S3Server) -> str:
     return s3_server.new_bucket()
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the schema in it, to be copied: that is quicker than migrating."""
+    path = tmp_path_factory.mktemp("sqlite") / "index.db"
+    open_index(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """A fresh database file."""
+def sqlite_url(tmp_path: Path, migrated_file: Path) -> str:
+    """A fresh database file with the schema in it."""
+    shutil.copy(migrated_file, tmp_path / "index.db")
     return f"sqlite:///{tmp_path}/index.db"
 
 

@@ -48,7 +48,7 @@ class PostgresqlServer:
         if not self._has_template:
             open_index(self._create("", name="migrated")).close()
             self._has_template = True
-        return self._create("TEMPLATE migrated")
+        return self._create("TEMPLATE migrated STRATEGY FILE_COPY")
 
     def drop(self, url: str) -> None:
         """Forget a database, and whoever is still connected to it."""
@@ -94,7 +94,7 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
             *("-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale"),
             "--no-sync",
         ).wait(START_S)
-        settings = ("fsync=off", "full_page_writes=off", "max_connections=200")
+        settings = ("fsync=off", "full_page_writes=off", "autovacuum=off", "max_connections=200")
         process = _run_unprivileged(
             log,
             programmes / "postgres",

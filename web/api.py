@@ -1,4 +1,4 @@
-"""`/api`: what the node knows of its studies, models and jobs, as JSON.
+"""`/api`: what the node knows of its studies, models, jobs and peers, as JSON.
 
 Plural nouns, stable ids, `limit` and `cursor` for pages; errors are problem documents. Pages and
 viewers use what stands here and in DICOMweb, and have no door of their own.
@@ -7,13 +7,15 @@ viewers use what stands here and in DICOMweb, and have no door of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from inference.registry import Model
 from pacs.errors import Missing
 from pacs.index.jobs import Job
+from pacs.peers import Peer, rights_of
 from pacs.workflow import JOBS_LISTED_MAX, Run
 from web.auth import Caller
 from web.parts import Parts
@@ -110,6 +112,46 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerBody:
+    """What is said of a peer: `rights` are some of store, query, retrieve, commit and receive."""
+
+    host: str
+    port: int = 0
+    tls: bool = False
+    rights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """One peer, and what was last heard of it. Times are seconds since 1970."""
+
+    ae_title: str
+    host: str
+    port: int
+    tls: bool
+    rights: list[str]
+    last_association_at: float | None
+    last_error: str
+    last_error_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerViews:
+    """The peers, by AE title."""
+
+    peers: list[PeerView]
+
+
+@dataclass(frozen=True, slots=True)
+class EchoView:
+    """Whether a peer answered a C-ECHO, else why not in plain words."""
+
+    answered: bool
+    reason: str
+    elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """Which release answers."""
 
@@ -125,6 +167,14 @@ def router(parts: Parts) -> APIRouter:
     routes.add_api_route("/worklist-status", api.worklist_status)
     routes.add_api_route("/jobs", api.jobs)
     routes.add_api_route("/models", api.models)
+    routes.add_api_route("/peers", api.peers)
+    # An AE title may hold a slash.
+    routes.add_api_route("/peers/{ae_title:path}", api.peer)
+    routes.add_api_route("/peers/{ae_title:path}", api.put_peer, methods=["PUT"])
+    routes.add_api_route(
+        "/peers/{ae_title:path}", api.remove_peer, methods=["DELETE"], status_code=204
+    )
+    routes.add_api_route("/peers/{ae_title:path}/echo", api.echo, methods=["POST"])
     routes.add_api_route("/version", api.version)
     return routes
 
@@ -181,6 +231,35 @@ class Api:
             [FaultView(fault.folder, fault.sentence) for fault in registry.faults()],
         )
 
+    def peers(self, caller: Caller) -> PeerViews:
+        """The peers of this node."""
+        del caller  # a peer is a machine; every signed-in caller may know of it
+        return PeerViews([_peer_view(peer) for peer in self._parts.peers.list()])
+
+    def peer(self, ae_title: str, caller: Caller) -> PeerView:
+        """One peer. Raises Missing."""
+        del caller  # as above
+        return _peer_view(self._parts.peers.get(ae_title))
+
+    def put_peer(
+        self, ae_title: str, body: PeerBody, caller: Caller, response: Response
+    ) -> PeerView:
+        """Enter a peer (201), or replace what is said of it (200). Raises BadQuery or Exhausted."""
+        peer = Peer(ae_title, body.host, body.port, body.tls, rights_of(body.rights))
+        is_new = self._parts.peers.put(caller, peer)
+        response.status_code = HTTPStatus.CREATED if is_new else HTTPStatus.OK
+        return _peer_view(self._parts.peers.get(ae_title))
+
+    def remove_peer(self, ae_title: str, caller: Caller) -> None:
+        """Remove a peer. Raises Missing."""
+        self._parts.peers.remove(caller, ae_title)
+
+    def echo(self, ae_title: str, caller: Caller) -> EchoView:
+        """Ask a peer whether it is there (C-ECHO). Raises Missing, or BadQuery without a host."""
+        del caller  # nothing is told or changed but that the peer was asked
+        echo = self._parts.echo(ae_title)
+        return EchoView(echo.is_answered, echo.reason, echo.elapsed_ms)
+
     def version(self) -> Version:
         """Name and release."""
         return Version("Isocenter", self._parts.version)
@@ -201,6 +280,19 @@ def _job_view(job: Job) -> JobView:
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
+    )
+
+
+def _peer_view(peer: Peer) -> PeerView:
+    return PeerView(
+        ae_title=peer.ae_title,
+        host=peer.host,
+        port=peer.port,
+        tls=peer.tls,
+        rights=sorted(right.value for right in peer.rights),
+        last_association_at=peer.last_association_at,
+        last_error=peer.last_error,
+        last_error_at=peer.last_error_at,
     )
 
 

@@ -6,13 +6,14 @@ opens anything by itself. Every router of the door is a function of these parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from inference.registry import Registry
 from pacs.archive import Archive
 from pacs.decode import Decoder
+from pacs.peers import Echo, Peers
 from pacs.workflow import Workflow
 from web.limits import Limits
 
@@ -22,7 +23,8 @@ class Parts:
     """The parts of one node that HTTP can reach.
 
     `projects` maps a research project's name to its de-identified archive; it is asked at every
-    request, so it may grow while the node runs. `spool` is an existing folder for bodies too long
+    request, so it may grow while the node runs. `echo` asks the peer of an AE title whether it is
+    there. `spool` is an existing folder for bodies too long
     for memory, and `limits` bound what one body may hold.
     """
 
@@ -30,6 +32,8 @@ class Parts:
     projects: Mapping[str, Archive]
     workflow: Workflow
     models: Registry
+    peers: Peers
+    echo: Callable[[str], Echo]
     decoder: Decoder
     spool: Path
     version: str

@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -23,6 +25,7 @@ from pacs.archive.ingest import Examined, Receipt, enter, examine, file_meta, ho
 from pacs.archive.values import (
     Duplicates,
     Found,
+    Held,
     Incoming,
     Instance,
     Outcome,
@@ -38,6 +41,7 @@ from pacs.errors import Corrupt, Forbidden, Missing, NodeError, Refused
 from pacs.index import Index, audit, catalog, jobs, queries, results
 from pacs.index.catalog import Kept
 from pacs.index.jobs import Job
+from pacs.index.queries import Value
 from pacs.index.results import Run
 from pacs.store import ObjectStore
 
@@ -45,6 +49,7 @@ __all__ = [
     "Archive",
     "Duplicates",
     "Found",
+    "Held",
     "Incoming",
     "Instance",
     "Outcome",
@@ -55,6 +60,12 @@ __all__ = [
 
 RETRIEVAL_WINDOW_S: Final = 60.0  # reads of one study by one actor within it are one audit row
 RETRIEVALS_REMEMBERED_MAX: Final = 10_000  # beyond this the window begins anew for everyone
+PAGE_ROWS: Final = 200  # of `pages`; a peer that reads its first answers waits for no more
+SEARCH_S_MAX: Final = 2.0  # for a page of `pages`; one that takes longer is given up
+
+
+def _never() -> bool:
+    return False
 
 
 class Archive:
@@ -214,9 +225,53 @@ class Archive:
             query = Query(query.level, query.keys, LIMIT_MAX, query.offset)
         with self.index.read() as connection:
             rows, more = queries.search(connection, self.id, query)
+        self._audit_search(actor, query)
+        return Found(rows, more)
+
+    def _audit_search(self, actor: Actor, query: Query) -> None:
         keys = sorted(key.keyword for key in query.keys)
         self._audit_read(actor, Action.SEARCH, {"level": query.level.name, "keys": ",".join(keys)})
-        return Found(rows, more)
+
+    def pages(
+        self, actor: Actor, query: Query, *, is_stopped: Callable[[], bool] = _never
+    ) -> Iterator[list[dict[str, Value]]]:
+        """Every row that satisfies a query, up to its limit, in pages and in order.
+
+        Between two pages nothing is held but the ids of the rows to come: a peer that reads slowly
+        keeps no transaction open, and what is stored meanwhile moves no row from its page. Raises
+        Forbidden, Unreachable, and Exhausted where a page takes longer than SEARCH_S_MAX or
+        `is_stopped` came true.
+        """
+        self._permit(actor, Action.SEARCH)
+        self._audit_search(actor, query)
+        with self.index.read_within(SEARCH_S_MAX, is_stopped) as connection:
+            first = replace(query, limit=min(query.limit, PAGE_ROWS))
+            ids = queries.found_ids(connection, self.id, first)
+            yielded = queries.answers(connection, query.level, ids)
+        yield yielded
+        if len(ids) < PAGE_ROWS:
+            return
+        with self.index.read_within(SEARCH_S_MAX, is_stopped) as connection:
+            every = queries.found_ids(connection, self.id, query)
+        had = set(ids)
+        rest = array("q", (one for one in every if one not in had))
+        for start in range(0, len(rest), PAGE_ROWS):
+            with self.index.read_within(SEARCH_S_MAX, is_stopped) as connection:
+                yielded = queries.answers(connection, query.level, rest[start : start + PAGE_ROWS])
+            yield yielded
+
+    def select(self, actor: Actor, query: Query, *, destination: str = "") -> list[Held]:
+        """Where the instances are kept that satisfy a query, in order; none is a result as well.
+
+        `destination` names the peer they go to, for the audit. Raises Forbidden, Unreachable.
+        """
+        self._permit(actor, Action.RETRIEVE)
+        with self.index.read() as connection:
+            found = [Held._make(row) for row in queries.held(connection, self.id, query)]
+        for study in dict.fromkeys(one.study_instance_uid for one in found):
+            to = {"destination": destination} if destination else {}
+            self._audit_read(actor, Action.RETRIEVE, {"study": study, **to})
+        return found
 
     def retrieve(self, actor: Actor, scope: Scope) -> list[Instance]:
         """The instances of a scope, in order. Raises Missing where there is none, Forbidden."""
@@ -254,7 +309,7 @@ class Archive:
             self._recent[deed] = at
 
     def chunks(
-        self, instance: Instance, start: int = 0, size: int | None = None
+        self, instance: Instance | Held, start: int = 0, size: int | None = None
     ) -> Iterator[bytes]:
         """The stored Part 10 file or a range of it, piece by piece.
 
@@ -265,7 +320,7 @@ class Archive:
         whole = start == 0 and size in (None, instance.size_bytes)
         return _checked(pieces, instance.digest) if whole else pieces
 
-    def read(self, instance: Instance, start: int = 0, size: int | None = None) -> bytes:
+    def read(self, instance: Instance | Held, start: int = 0, size: int | None = None) -> bytes:
         """The same in one piece."""
         return b"".join(self.chunks(instance, start, size))
 

@@ -22,7 +22,7 @@ from pacs.dicom import uids
 from pacs.dicom.attributes import Level
 from pacs.dicom.frames import frame_table
 from pacs.dicom.part10 import Scan, preamble_and_meta, scan
-from pacs.errors import BadObject, Conflict, Mismatch
+from pacs.errors import BadObject, Conflict, Mismatch, Unreachable
 from pacs.index import catalog
 from pacs.index.catalog import Kept, Values
 
@@ -149,7 +149,8 @@ def enter(
     if is_new:
         return Outcome.NEW, "" if place.patient_id == examined.patient_id else OTHER_PATIENT
     current = catalog.find_instance(connection, archive_id, examined.sop_instance_uid)
-    assert current is not None, "it is known"
+    if current is None:
+        raise Unreachable("the instance was deleted at this very moment")
     if holds_already(connection, current, examined):
         return Outcome.IDENTICAL, ""
     return _other_bytes(connection, current, examined, kept, duplicates)
@@ -169,12 +170,15 @@ def _other_bytes(
     kept: Kept,
     duplicates: Duplicates,
 ) -> tuple[Outcome, str]:
-    moved = current.StudyInstanceUID != examined.values[Level.STUDY]["StudyInstanceUID"]
+    moved = (current.StudyInstanceUID, current.SeriesInstanceUID) != (
+        examined.values[Level.STUDY]["StudyInstanceUID"],
+        examined.values[Level.SERIES]["SeriesInstanceUID"],
+    )
     if duplicates is Duplicates.REFUSE:
         raise Conflict("other bytes are held under this SOP Instance UID")
     if duplicates is Duplicates.REPLACE and not moved:
         catalog.replace_current(connection, current, examined.values, kept)
         return Outcome.REPLACED, OTHER_BYTES_REPLACED
-    # An instance that claims another study than before never moves there by itself.
+    # An instance that claims another study or series than before never moves there by itself.
     catalog.add_version(connection, current.id, kept)
     return Outcome.KEPT_VERSION, OTHER_BYTES_KEPT

@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from sqlalchemy import Connection
+
 from pacs.access import Actor
 from pacs.archive import Archive
 from pacs.archive.ingest import Receipt, enter, examine
-from pacs.archive.values import Incoming, Problem
+from pacs.archive.values import Incoming, Problem, Scope
 from pacs.dicom.part10 import read_part10
-from pacs.errors import NodeError, Refused
+from pacs.errors import Missing, NodeError, Refused
 from pacs.index import audit, catalog, jobs, results
 from pacs.index.catalog import Kept
 from pacs.index.results import RUN_PREFIX, Run
@@ -45,6 +47,7 @@ def fsck(archive: Archive) -> list[Problem]:
     found = [
         Problem("missing_object", "a row names an object that the store does not hold", digest)
         for digest in sorted((set(named) | records) - held)
+        if _is_missing(archive, digest)
     ]
     found += [
         Problem("orphan_object", "no row names this object", digest)
@@ -57,6 +60,26 @@ def fsck(archive: Archive) -> list[Problem]:
         for key in lost_jobs
     ]
     return found
+
+
+def _is_missing(archive: Archive, digest: str) -> bool:
+    """A second look: rows and objects were not listed at the same moment."""
+    if not _is_named(archive, digest):
+        return False
+    try:
+        next(archive.objects.read(digest), b"")
+    except Missing:
+        return True
+    return False
+
+
+def _is_named(archive: Archive, digest: str) -> bool:
+    with archive.index.read() as connection:
+        return any(
+            named
+            for table in (catalog, results)
+            for named in table.still_named(connection, {digest})
+        )
 
 
 def is_orphan(archive: Archive, digest: str) -> bool:
@@ -81,11 +104,9 @@ def sweep(archive: Archive) -> int:
     with archive.index.read() as connection:
         named = {digest for digest, _ in catalog.every_digest(connection, archive.id)}
         named |= set(results.every_digest(connection, archive.id))
-    orphans = [d for d in archive.objects.digests() if d not in named and is_orphan(archive, d)]
+    suspects = (digest for digest in archive.objects.digests() if digest not in named)
+    orphans = [d for d in suspects if is_orphan(archive, d) and not _is_named(archive, d)]
     for digest in orphans:
-        with archive.index.read() as connection:
-            if any(catalog.still_named(connection, {digest})):
-                continue
         archive.objects.delete(digest)
     return tidied + len(orphans)
 
@@ -133,9 +154,9 @@ def rebuild(archive: Archive, actor: Actor, progress: Progress = silent) -> list
         problems += _enter_again(archive, digest, runs)
         progress(done, len(in_order))
     with archive.index.write() as connection:
-        for run, digest in runs:
+        for run, digest in sorted(runs, key=lambda found: found[0].generation):
             results.add(connection, archive.id, run, digest=digest)
-            catalog.restore_study(connection, archive.id, run.study_instance_uid, run.generation)
+            _restore_study(connection, archive.id, run)
         audit.append(
             connection,
             actor,
@@ -144,7 +165,18 @@ def rebuild(archive: Archive, actor: Actor, progress: Progress = silent) -> list
             outcome="done",
             subject={"objects": len(in_order), "problems": len(problems)},
         )
+    archive.index.maintain()
     return problems
+
+
+def _restore_study(connection: Connection, archive_id: int, run: Run) -> None:
+    """A study stands where its newest run left it, unless more of it came after that was planned."""
+    study = run.study_instance_uid
+    catalog.restore_study(connection, archive_id, study, run.generation)
+    planned_at = float(run.record.get("planned_at", run.ended_at))
+    held = catalog.instances_of(connection, archive_id, Scope(study))
+    if any(one.received_at > planned_at and not one.made_by for one in held):
+        catalog.touch(connection, held[0].study_id)
 
 
 def _enter_again(archive: Archive, digest: str, runs: list[tuple[Run, str]]) -> Iterator[Problem]:

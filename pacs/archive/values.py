@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, unique
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row
 
@@ -13,7 +13,17 @@ from pacs.dicom.part10 import Buffer
 from pacs.index.catalog import Scope
 from pacs.index.queries import Value
 
-__all__ = ["Duplicates", "Found", "Incoming", "Instance", "Outcome", "Problem", "Scope", "Stored"]
+__all__ = [
+    "Duplicates",
+    "Found",
+    "Held",
+    "Incoming",
+    "Instance",
+    "Outcome",
+    "Problem",
+    "Scope",
+    "Stored",
+]
 
 
 @unique
@@ -110,6 +120,18 @@ class Instance:
             table=FrameTable.unpack(row.frame_table),
             made_by=row.made_by,
         )
+
+
+class Held(NamedTuple):
+    """Where one instance is kept, and what a peer must be told before it is sent."""
+
+    study_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    digest: str
+    size_bytes: int
+    data_set_offset: int
 
 
 @dataclass(frozen=True, slots=True)

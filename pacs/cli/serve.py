@@ -14,12 +14,15 @@ import typer
 
 from pacs.cli.shared import ConfigOption, DataOption, configured, say
 from pacs.config import Config
-from pacs.errors import BadQuery, Unreachable
+from pacs.errors import BadQuery, Broken, Unreachable
 from pacs.node import ROLES, compose
 from pacs.node.supervise import Supervisor
 
 READY_S_MAX: Final = 60.0  # a node that does not answer by then is said to be stuck
 POLL_S: Final = 0.1
+# How long a busy port is waited for: the roles of a supervisor that was killed are gone by then.
+PORT_S_MAX: Final = 5.0
+SECTIONS: Final = {"dimse": "dimse", "web": "http"}  # the settings of each door
 
 
 def serve(
@@ -35,6 +38,7 @@ def serve(
     if unknown or not wanted:
         raise BadQuery(f"--roles takes some of {', '.join(ROLES)}")
     stop = stop_on_signals()
+    settings = _with_claimed_ports(settings, wanted)
     # Migrations and folders are made once, before the roles race for them.
     compose(settings).close()
     supervisor = Supervisor(settings, wanted)
@@ -105,6 +109,27 @@ def _web_answers(config: Config) -> bool:
         return False
 
 
+def _with_claimed_ports(config: Config, roles: list[str]) -> Config:
+    """The settings with the ports that the doors will have, 0 replaced. Raises Broken."""
+    found = {}
+    for role, key in SECTIONS.items():
+        if role in roles:
+            section = getattr(config, key)
+            port = _claimed_port(f"{key}.port", section.port, config.bind)
+            found[key] = section.model_copy(update={"port": port})
+    return config.model_copy(update=found)
+
+
+def _claimed_port(setting: str, wanted: int, bind: str) -> int:
+    """The wanted port, or any if that is 0. Raises Broken where another program keeps it."""
+    deadline = time.monotonic() + PORT_S_MAX
+    while (port := free_port(wanted, bind)) != wanted and wanted:
+        if time.monotonic() > deadline:
+            raise Broken(f"{bind}:{wanted} is in use; stop who has it, or set {setting}")
+        time.sleep(POLL_S)
+    return port
+
+
 def free_port(wanted: int, bind: str) -> int:
     """The wanted port if it is free, else any free one."""
     for port in (wanted, 0):
@@ -115,7 +140,7 @@ def free_port(wanted: int, bind: str) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise Unreachable("this machine has no free port")
+    raise Unreachable(f"no port of {bind} can be bound")
 
 
 def with_free_ports(config: Config) -> Config:

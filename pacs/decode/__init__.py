@@ -24,13 +24,14 @@ from typing import Any, Final, Self
 import numpy as np
 
 from pacs.decode import wire
-from pacs.decode.explicit import Transcoder, element, swapped
+from pacs.decode.explicit import Transcoder, element, implicit_element, swapped
 from pacs.decode.image import BITS_ALLOCATED, ImagePixel
 from pacs.decode.syntaxes import DECODABLE, DECODERS, NATIVE
 from pacs.dicom.frames import frame_table
 from pacs.dicom.part10 import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
     PIXEL_DATA,
     Buffer,
     Scan,
@@ -164,6 +165,23 @@ class Decoder:
             transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
         )
         return meta + b"".join(elements[tag] for tag in sorted(elements))
+
+    def implicit_little_endian(self, part10: Buffer) -> bytes:
+        """The same as Implicit VR Little Endian, which every peer must take (PS3.5 10.1)."""
+        taken = read_part10(self.explicit_little_endian(part10))
+        walked = scan(taken.data_set, EXPLICIT_VR_LITTLE_ENDIAN)
+        encoded = dict(
+            Transcoder(walked, EXPLICIT_VR_LITTLE_ENDIAN, write=implicit_element).elements()
+        )
+        if PIXEL_DATA in walked.elements:
+            raw = walked.value(PIXEL_DATA) or b""
+            encoded[PIXEL_DATA] = implicit_element(PIXEL_DATA, "OW", raw)
+        meta = preamble_and_meta(
+            sop_class_uid=taken.sop_class_uid,
+            sop_instance_uid=taken.sop_instance_uid,
+            transfer_syntax_uid=IMPLICIT_VR_LITTLE_ENDIAN,
+        )
+        return meta + b"".join(encoded[tag] for tag in sorted(encoded))
 
     def _decoded_elements(
         self, walked: Scan, transfer_syntax_uid: str

@@ -1,4 +1,4 @@
-"""A data set of any native encoding, element by element, as Explicit VR Little Endian.
+"""A data set of any native encoding, element by element, as Explicit or Implicit VR Little Endian.
 
 Values are moved and their bytes swapped, never parsed: a text value that breaks its VR leaves as
 it came. Runs in the caller's process, on data sets that `pacs.dicom.part10.scan` has walked, so
@@ -8,7 +8,7 @@ nesting, element count and inflation are bounded already (PS3.5 chapter 7, annex
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -25,6 +25,12 @@ _SHORT_FORM: Final = frozenset(
     (
         *("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO"),
         *("LT", "PN", "SH", "SL", "SS", "ST", "TM", "UI", "UL", "US"),
+    )
+)
+_PADDED_WITH_SPACE: Final = frozenset(
+    (
+        *("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT"),
+        *("PN", "SH", "ST", "TM", "UC", "UR", "UT"),
     )
 )
 _WORD_BYTES: Final = {
@@ -44,16 +50,22 @@ class _Header(NamedTuple):
 
 
 class Transcoder:
-    """One walked data set on its way to Explicit VR Little Endian."""
+    """One walked data set on its way to Explicit VR Little Endian, or to what `write` writes."""
 
-    def __init__(self, scan: Scan, transfer_syntax_uid: str) -> None:
+    def __init__(
+        self,
+        scan: Scan,
+        transfer_syntax_uid: str,
+        write: Callable[[int, str, bytes], bytes] | None = None,
+    ) -> None:
+        self._write = write or element
         self._scan = scan
         self._data = scan.data
         self._order = "<" if scan.little_endian else ">"
         # Some senders declare an explicit syntax and write implicit elements; `scan` walks both.
         declared = transfer_syntax_uid != IMPLICIT_VR_LITTLE_ENDIAN
         self._explicit = declared and bytes(scan.data[4:6]).isalpha()
-        self._as_it_is = self._explicit and scan.little_endian
+        self._as_it_is = write is None and self._explicit and scan.little_endian
         raw = scan.value(PIXEL_REPRESENTATION)
         self._signed = bool(raw and int.from_bytes(raw, "little" if scan.little_endian else "big"))
 
@@ -82,10 +94,10 @@ class Transcoder:
         if header.vr == "SQ" or header.length == _UNDEFINED:
             # Items of an unknown element of undefined length are implicit (PS3.5 6.2.2, note 2).
             content, end = self._items(header, explicit and header.vr == "SQ")
-            return element(header.tag, "SQ", content), end
+            return self._write(header.tag, "SQ", content), end
         end = header.value + header.length
         raw = bytes(self._data[header.value : end])
-        return element(header.tag, header.vr, self._little_endian(raw, header.vr)), end
+        return self._write(header.tag, header.vr, self._little_endian(raw, header.vr)), end
 
     def _header(self, at: int, explicit: bool) -> _Header:
         group, number = struct.unpack_from(self._order + "HH", self._data, at)
@@ -156,7 +168,7 @@ def swapped(raw: bytes, word_bytes: int) -> bytes:
 def element(tag: int, vr: str, value: bytes) -> bytes:
     """One element in Explicit VR Little Endian (PS3.5 7.1.2), padded to even length."""
     if len(value) % 2:
-        value += b" " if vr in ("CS", "DS", "IS", "LO", "SH", "PN") else b"\0"
+        value += b" " if vr in _PADDED_WITH_SPACE else b"\0"
     if len(value) >= _UNDEFINED:
         raise BadObject("an element is too long for Explicit VR Little Endian")
     group, number = tag >> 16, tag & 0xFFFF
@@ -164,3 +176,10 @@ def element(tag: int, vr: str, value: bytes) -> bytes:
         return struct.pack("<HH2sH", group, number, vr.encode(), len(value)) + value
     long_form_vr = "UN" if vr in _SHORT_FORM else vr
     return struct.pack("<HH2sHI", group, number, long_form_vr.encode(), 0, len(value)) + value
+
+
+def implicit_element(tag: int, vr: str, value: bytes) -> bytes:
+    """The same in Implicit VR Little Endian (PS3.5 7.1.3)."""
+    if len(value) % 2:
+        value += b" " if vr in _PADDED_WITH_SPACE else b"\0"
+    return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value)) + value

@@ -68,15 +68,19 @@ Match = Universal | Single | UidList | Wildcard | Range | Words
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked for: matching keys at or above a level, and which page of the answer."""
+    """What is asked for: matching keys at or above a level, and which page of the answer.
+
+    A `relational` query may have keys below its level: what lies below must have them together.
+    """
 
     level: Level
     keys: Mapping[Attribute, Match] = field(default_factory=dict)
     limit: int = LIMIT_MAX
     offset: int = 0
+    relational: bool = False
 
     def __post_init__(self) -> None:
-        below = [key.keyword for key in self.keys if key.level > self.level]
+        below = [k.keyword for k in self.keys if k.level > self.level and not self.relational]
         if below:
             raise BadQuery(f"{below[0]} lies below the level {self.level.query_retrieve_level}")
         if self.limit < 0 or self.offset < 0:

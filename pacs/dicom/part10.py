@@ -27,7 +27,7 @@ from pacs.errors import BadObject, Exhausted
 Buffer = bytes | bytearray | memoryview | mmap
 
 NESTING_MAX: Final = 64  # sequences inside sequences; deeper ones are refused
-ELEMENTS_MAX: Final = 4_000_000  # elements of one data set at all depths; more are refused
+ELEMENTS_MAX: Final = 1_000_000  # elements of one data set at all depths; more are refused
 INFLATED_BYTES_MAX: Final = 1 << 30  # a deflated data set that grows beyond this is refused
 INFLATION_RATIO_MAX: Final = 200  # and so is one that grows by more than this factor ...
 INFLATION_FREE_BYTES: Final = 32 << 20  # ... beyond this size, which any data set may reach
@@ -81,7 +81,10 @@ class Scan:
         return bytes(self.data[element.value : element.value + element.length])
 
     def text(self, keyword: str) -> str:
-        """The first value of an element as text, empty if it is absent or empty."""
+        """The first value of an element as text, empty if it is absent or empty.
+
+        UIDs are not split: where one belongs and several are, none of them is meant.
+        """
         tag = tag_for_keyword(keyword)
         assert tag is not None, keyword
         raw = self.value(tag)
@@ -101,7 +104,7 @@ class Scan:
             text = decoded(raw, self.encodings)
         else:
             text = raw.decode("ascii", "replace")
-        first = text if vr in ("LT", "ST", "UT") else text.split("\\", 1)[0]
+        first = text if vr in _UNSPLIT else text.split("\\", 1)[0]
         return first.strip(" \0")
 
     @cached_property
@@ -112,6 +115,7 @@ class Scan:
         return [charset.python_encoding.get(name, "iso8859") for name in names] or ["iso8859"]
 
 
+_UNSPLIT: Final = frozenset(["LT", "ST", "UI", "UT"])
 _OWN_CHARACTER_SET: Final = frozenset(["LO", "LT", "PN", "SH", "ST", "UC", "UT"])
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 UID_CHARACTERS_MAX: Final = 64  # PS3.5 9.1; a longer one is refused
 
-_VALID = re.compile(rf"[0-9.]{{1,{UID_CHARACTERS_MAX}}}")
+_VALID = re.compile(rf"[0-9][0-9.]{{0,{UID_CHARACTERS_MAX - 1}}}")
 
 # The implementation that wrote a file's meta group (PS3.10 7.1): a UUID of ours under 2.25.
 IMPLEMENTATION_CLASS_UID: Final = "2.25.239748511829402118305613408263910412437"
@@ -23,7 +23,7 @@ PRIVATE_INFORMATION_CREATOR_UID: Final = "2.25.239748511829402118305613408263910
 
 
 def is_valid(uid: str) -> bool:
-    """Whether a door may use uid at all: digits and dots, at most 64.
+    """Whether a door may use uid at all: digits and dots, a digit first, at most 64.
 
     Laxer than PS3.5 9.1 (leading zeros pass, since real scanners write them), and strict where it
     protects: no slash, no dot-dot-slash, no control character, no letter.

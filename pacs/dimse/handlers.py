@@ -20,6 +20,7 @@ from pacs.dimse.status import (
     comment_of,
     status_of,
 )
+from pacs.dimse.upper_layer import PeerAssociation
 from pacs.errors import BadObject, Exhausted, NodeError
 
 log = logging.getLogger(__name__)
@@ -70,14 +71,8 @@ def received(event: Event) -> Incoming:
 
 
 def actor_of(event: Event) -> Actor:
-    """The peer that asks: its AE title, its address and what it says it runs."""
-    peer = event.assoc.requestor
-    return Actor(
-        kind="peer",
-        name=peer.ae_title.strip(),
-        address=peer.address,
-        implementation=peer.implementation_version_name or "",
-    )
+    """The peer that asks, as it was recognised when its association began."""
+    return cast(PeerAssociation, event.assoc).actor
 
 
 def answer(status: int, comment: str) -> Dataset:

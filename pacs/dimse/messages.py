@@ -33,8 +33,14 @@ MEDIUM: Final = 0x0000  # (0000,0700)
 GROUP_LENGTH, AFFECTED_CLASS, COMMAND_FIELD = 0x0000, 0x0002, 0x0100
 MESSAGE_ID, RESPONDED_TO, PRIORITY, DATA_SET_TYPE = 0x0110, 0x0120, 0x0700, 0x0800
 STATUS, ERROR_COMMENT, AFFECTED_INSTANCE = 0x0900, 0x0902, 0x1000
+REMAINING, COMPLETED, FAILED, WARNING = 0x1020, 0x1021, 0x1022, 0x1023
+MOVE_ORIGINATOR, MOVE_ORIGINATOR_MESSAGE_ID = 0x1030, 0x1031
 
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
+C_FIND_RQ, C_GET_RQ, C_MOVE_RQ = 0x0020, 0x0010, 0x0021
+C_FIND_RSP, C_GET_RSP, C_MOVE_RSP = 0x8020, 0x8010, 0x8021
+
+COUNT_MAX: Final = 0xFFFF  # sub-operations are counted in 16 bits (PS3.7 9.3.4); more: this number
 
 _ITEM: Final = struct.Struct(">BxH")  # an item of A-ASSOCIATE (PS3.8 9.3.2)
 _NESTED: Final = {0x20: 4, 0x21: 4, 0x50: 0}  # items with sub-items -> bytes before the first one
@@ -145,6 +151,7 @@ def write_command(elements: Iterable[tuple[int, int | str]]) -> bytes:
     """An encoded command set with its group length; numbers as US, text padded to even length.
 
     Elements come in ascending order. UIDs are padded with NUL, other text with a space.
+    A number that does not fit its 16 bits stays at their end.
     """
     body = b"".join(_element(element, value) for element, value in elements)
     return _ELEMENT.pack(0, GROUP_LENGTH, 4) + struct.pack("<I", len(body)) + body
@@ -152,11 +159,46 @@ def write_command(elements: Iterable[tuple[int, int | str]]) -> bytes:
 
 def _element(element: int, value: int | str) -> bytes:
     if isinstance(value, int):
-        return _ELEMENT.pack(0, element, 2) + struct.pack("<H", value)
+        return _ELEMENT.pack(0, element, 2) + struct.pack("<H", min(value, COUNT_MAX))
     raw = value.encode("latin-1")
     if len(raw) % 2:
-        raw += b" " if element == ERROR_COMMENT else b"\0"
+        raw += b" " if element in (ERROR_COMMENT, MOVE_ORIGINATOR) else b"\0"
     return _ELEMENT.pack(0, element, len(raw)) + raw
+
+
+class Counts(NamedTuple):
+    """Sub-operations of a retrieval (PS3.4 C.4.2.1.6); `remaining` is None in a final response."""
+
+    remaining: int | None
+    completed: int
+    failed: int
+    warning: int
+
+
+class Answer(NamedTuple):
+    """One response to a C-FIND, C-GET or C-MOVE (PS3.7 9.1.2.1, 9.1.3.1, 9.1.4.1).
+
+    `identifier` is encoded in the transfer syntax of the request's context.
+    """
+
+    status: int
+    identifier: bytes = b""
+    comment: str = ""
+    counts: Counts | None = None
+
+    def command(self, field: int, sop_class_uid: str, message_id: int) -> bytes:
+        """The command set that answers a message."""
+        elements: list[tuple[int, int | str | None]] = [
+            (AFFECTED_CLASS, sop_class_uid),
+            (COMMAND_FIELD, field),
+            (RESPONDED_TO, message_id),
+            (DATA_SET_TYPE, WITH_DATA_SET if self.identifier else NO_DATA_SET),
+            (STATUS, self.status),
+            (ERROR_COMMENT, self.comment or None),
+        ]
+        if self.counts is not None:
+            elements += zip((REMAINING, COMPLETED, FAILED, WARNING), self.counts, strict=True)
+        return write_command((tag, value) for tag, value in elements if value is not None)
 
 
 class Spool(BytesIO):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple, cast
 
@@ -22,7 +23,8 @@ from pacs.archive import Archive
 from pacs.dicom import uids
 from pacs.dimse.handlers import on_c_echo, on_c_store
 from pacs.dimse.upper_layer import REFUSALS_MAX, DimseLimits, Listener, PeerAssociation
-from pacs.errors import Broken
+from pacs.errors import Broken, Forbidden, Unavailable
+from pacs.peers import Peers
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 VERIFICATION: Final = "1.2.840.10008.1.1"
@@ -134,6 +136,7 @@ class Receiver:
     def __init__(
         self,
         archive: Archive,
+        peers: Peers,
         *,
         ae_title: str = "ISOCENTER",
         address: str = "127.0.0.1",
@@ -142,6 +145,7 @@ class Receiver:
         private_sop_class_uids: AbstractSet[str] = PRIVATE_STORAGE,
     ) -> None:
         self.ae_title = ae_title.strip()
+        self._peers = peers
         self._private_sop_class_uids = private_sop_class_uids
         self._is_draining = False
         self._listener = _listen(
@@ -153,6 +157,7 @@ class Receiver:
                 (evt.EVT_C_ECHO, on_c_echo),
                 (evt.EVT_C_STORE, on_c_store, [archive]),
             ],
+            self._on_end,
         )
         self._thread = threading.Thread(
             target=self._listener.serve_forever,
@@ -212,7 +217,7 @@ class Receiver:
             ae_title=self.ae_title,
             is_draining=self._is_draining,
             is_over_the_cap=association.is_over_the_cap,
-        )
+        ) or self._recognise(association, request)
         if refusal is None:
             association.acceptor.supported_contexts = supported(
                 request.presentation_context_definition_list, self._private_sop_class_uids
@@ -221,6 +226,27 @@ class Receiver:
         log.warning("association refused: %s", refusal, extra={"calling": request.calling_ae_title})
         association.acse.send_reject(*refusal)
         association.kill()
+
+    def _recognise(self, association: PeerAssociation, request: A_ASSOCIATE) -> Rejection | None:
+        """Give the association its actor; why it is refused where nobody is recognised."""
+        requestor = association.requestor
+        try:
+            association.actor = self._peers.actor(
+                request.calling_ae_title or "",
+                requestor.address or "",
+                requestor.implementation_version_name or "",
+            )
+        except Forbidden:
+            return CALLING_AE_TITLE_NOT_RECOGNISED
+        except Unavailable as error:
+            log.warning("a caller cannot be recognised now: %s", error)
+            return TEMPORARY_CONGESTION
+        return None
+
+    def _on_end(self, association: PeerAssociation) -> None:
+        """Note what ended a peer's association before its time."""
+        if association.trouble and association.actor.name:
+            self._peers.note(association.actor.name, association.trouble)
 
 
 def application_entity(ae_title: str, limits: DimseLimits) -> ApplicationEntity:
@@ -240,9 +266,10 @@ def _listen(
     address: tuple[str, int],
     limits: DimseLimits,
     handlers: list[evt.EventHandlerType],
+    on_end: Callable[[PeerAssociation], None],
 ) -> Listener:
     """Bind the port. Raises Broken where another process has it, or the address is not ours."""
     try:
-        return Listener(ae, address, limits, handlers)
+        return Listener(ae, address, limits, handlers, on_end)
     except OSError as error:
         raise Broken("the DIMSE port cannot be bound", port=address[1]) from error

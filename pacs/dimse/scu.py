@@ -18,9 +18,11 @@ from typing import Final, NamedTuple
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from pacs.dicom import uids
-from pacs.dicom.part10 import Buffer, Part10, read_part10, scan
+from pacs.dicom.part10 import IMPLICIT_VR_LITTLE_ENDIAN, Buffer, Part10, read_part10, scan
+from pacs.dimse import reasons
 from pacs.dimse.messages import CONTEXTS_MAX
-from pacs.dimse.scp import application_entity
+from pacs.dimse.scp import VERIFICATION, application_entity
+from pacs.dimse.status import SUCCESS
 from pacs.dimse.upper_layer import DimseLimits, PeerAssociation, associate
 from pacs.errors import BadObject, NodeError, Unreachable
 
@@ -232,19 +234,11 @@ class _Line:
 
     def _associated(self) -> PeerAssociation:
         """A new association. Raises Unreachable; the peer is not asked again then."""
-        limits = DimseLimits()
-        ae = application_entity(self._peer.calling_ae_title, limits)
-        ae.dimse_timeout, ae.network_timeout = ANSWER_S, None
-        ae.connection_timeout = CONNECTION_S
-        address = (self._peer.host, self._peer.port)
         try:
-            association = associate(ae, address, self._peer.called_ae_title, self._contexts, limits)
-        except OSError as error:
-            self._given_up = "the peer's host name is not known"
-            raise Unreachable(self._given_up) from error
-        if not association.is_established:
-            self._given_up = _why_not(association)
-            raise Unreachable(self._given_up)
+            association = associated(self._peer, self._contexts)
+        except Unreachable as error:
+            self._given_up = error.message
+            raise
         self._accepted = {
             _Context(str(accepted.abstract_syntax), str(accepted.transfer_syntax[0])): number
             for accepted in association.accepted_contexts
@@ -254,11 +248,43 @@ class _Line:
         return association
 
 
+def associated(peer: Peer, contexts: Iterable[tuple[str, ...]]) -> PeerAssociation:
+    """An association with a peer: each context a SOP class and its transfer syntaxes.
+
+    Raises Unreachable with the reason in plain words; "it" is the peer.
+    """
+    limits = DimseLimits()
+    ae = application_entity(peer.calling_ae_title, limits)
+    ae.dimse_timeout, ae.network_timeout = ANSWER_S, None
+    ae.connection_timeout = CONNECTION_S
+    try:
+        association = associate(ae, (peer.host, peer.port), peer.called_ae_title, contexts, limits)
+    except OSError as error:
+        raise Unreachable(reasons.UNKNOWN_HOST) from error
+    if not association.is_established:
+        raise Unreachable(_why_not(association))
+    return association
+
+
 def _why_not(association: PeerAssociation) -> str:
-    """Why a peer did not associate, in the words of PS3.8 9.3.4."""
     answer = association.acceptor.primitive
     if isinstance(answer, A_ASSOCIATE) and association.is_rejected:
-        return f"the peer refuses the association: {answer.reason_str}"
+        return reasons.of_rejection(answer.result_source or 0, answer.diagnostic or 0)
     if association.rejected_contexts:
-        return "the peer accepts none of these SOP classes and transfer syntaxes"
-    return "the peer does not answer"
+        return reasons.NOTHING_IN_COMMON
+    return association.trouble or reasons.NO_ANSWER
+
+
+def echo(peer: Peer) -> None:
+    """Ask a peer whether it is there (C-ECHO, PS3.4 A.4); return if it answers with success.
+
+    Raises Unreachable with the reason in plain words; "it" is the peer.
+    """
+    association = associated(peer, [(VERIFICATION, IMPLICIT_VR_LITTLE_ENDIAN)])
+    status = association.send_c_echo().get("Status")
+    if association.is_established:
+        association.release()
+    if status is None:
+        raise Unreachable(association.trouble or "it did not answer the C-ECHO in time")
+    if status != SUCCESS:
+        raise Unreachable(f"it answers C-ECHO with status {status:04X}")

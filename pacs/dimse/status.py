@@ -11,6 +11,7 @@ from typing import Final
 
 from pacs.errors import (
     BadObject,
+    BadQuery,
     Conflict,
     Forbidden,
     Mismatch,
@@ -21,6 +22,12 @@ from pacs.errors import (
 SUCCESS: Final = 0x0000
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
 STORED_WITH_WARNING: Final = 0xB007
+PENDING: Final = 0xFF00
+PENDING_WITH_UNSUPPORTED_KEYS: Final = 0xFF01
+CANCELLED: Final = 0xFE00
+SOME_FAILED: Final = 0xB000
+ALL_FAILED: Final = 0xA702
+DESTINATION_UNKNOWN: Final = 0xA801
 
 StatusTable = Mapping[type[NodeError], int]
 
@@ -33,6 +40,19 @@ STORE: Final[StatusTable] = {
     Unavailable: 0xA700,
     NodeError: 0x0110,
 }
+
+# PS3.4 C.4.1.1.4.
+FIND: Final[StatusTable] = {
+    Mismatch: 0xA900,
+    BadObject: 0xC000,
+    BadQuery: 0xC000,
+    Forbidden: 0x0124,
+    Unavailable: 0xA700,
+    NodeError: 0x0110,
+}
+
+# PS3.4 C.4.2.1.5 and C.4.3.1.4: before the first sub-operation, whose own end has other statuses.
+RETRIEVE: Final[StatusTable] = {**FIND, Unavailable: 0xA701}
 
 COMMENT_CHARACTERS_MAX: Final = 64  # (0000,0902) is LO; what is longer is cut off
 

@@ -21,24 +21,32 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Final, cast
 
+from pydicom.uid import UID
 from pynetdicom import _config, evt
 from pynetdicom._globals import MODE_ACCEPTOR, MODE_REQUESTOR
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
-from pynetdicom.dimse_primitives import C_STORE, DimsePrimitiveType, DimseServiceType
+from pynetdicom.dimse_primitives import (
+    C_FIND,
+    C_GET,
+    C_MOVE,
+    C_STORE,
+    DimsePrimitiveType,
+    DimseServiceType,
+)
 from pynetdicom.dul import _PDU_TYPES, DULServiceProvider
 from pynetdicom.fsm import TRANSITION_TABLE
 from pynetdicom.pdu import P_DATA_TF, _PDUType
 from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, _PDUPrimitiveType
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.service_class import StorageServiceClass, attempt
 from pynetdicom.transport import (
     T_CONNECT,
     AddressInformation,
@@ -47,8 +55,9 @@ from pynetdicom.transport import (
     RequestHandler,
 )
 
+from pacs.access import Actor
 from pacs.dicom.part10 import Buffer
-from pacs.dimse import messages
+from pacs.dimse import messages, reasons
 from pacs.errors import Refused, Unreachable
 
 PYNETDICOM: Final = "3.0.4"  # the version whose private members are overridden here
@@ -60,6 +69,8 @@ REFUSALS_MAX: Final = 16  # associations beyond the cap that get an A-ASSOCIATE-
 REQUESTS_WAITING_MAX: Final = 8  # the window we negotiate is 1 (PS3.7 D.3.3.3); more: A-ABORT
 PAUSE_STEP_S: Final = 0.0001  # how often a sender looks whether the reactor has stepped aside
 MESSAGE_IDS: Final = 65_535
+
+NOBODY: Final = Actor("peer", "", actions=frozenset())  # whoever has not been recognised yet
 
 _HEADER: Final = struct.Struct(">BxI")
 _DISCARD_BYTES: Final = 1 << 16
@@ -117,9 +128,26 @@ class Wire(AssociationSocket):
 
     def connect(self, primitive: T_CONNECT) -> None:
         """Connect as requestor. The result is an event of the state machine."""
-        super().connect(primitive)
-        if self.socket is not None:
-            _prepare(self.socket)
+        try:
+            self._reach(primitive.address_info)
+        except OSError as error:
+            cast(PeerAssociation, self.assoc).trouble = reasons.of_connection(error)
+            self._shutdown_socket()
+            self.socket = None
+            primitive.result = "Evt17"
+        else:
+            self._is_connected = True
+            primitive.result = "Evt2"
+        self.provider_queue.put(primitive)
+        self._ready.set()
+
+    def _reach(self, address: AddressInformation) -> None:
+        """Connect and make the socket ready for use. Raises OSError."""
+        assert self.socket is not None, "a requestor connects once, and first of all"
+        self.socket.settimeout(self.assoc.connection_timeout)
+        self.socket.connect(address.as_tuple)
+        self.assoc.requestor.address_info = AddressInformation.from_tuple(self.socket.getsockname())
+        _prepare(self.socket)
 
     @property
     def is_connected(self) -> bool:
@@ -328,7 +356,7 @@ class UpperLayer(DULServiceProvider):
                 self._read_pdu_data()
                 self._idle_timer.restart()
         except (OSError, EOFError):
-            self.event_queue.put("Evt17")
+            self._lost()
 
     def _read_pdu_data(self) -> None:
         """Read one PDU and queue its event; what is refused becomes event 19, an A-ABORT."""
@@ -337,15 +365,29 @@ class UpperLayer(DULServiceProvider):
             decoded, event = self._decoded(kind, pdu)
         except Refused as refusal:
             log.warning("association aborted: %s", refusal, extra={"facts": refusal.facts})
-            self.event_queue.put("Evt19")
+            self._blame(refusal.message)
         except MALFORMED as error:
             log.warning("association aborted: a PDU is malformed (%s)", type(error).__name__)
-            self.event_queue.put("Evt19")
+            self._blame("a PDU is malformed")
         except (OSError, EOFError):
-            self.event_queue.put("Evt17")
+            self._lost()
         else:
+            if kind == messages.ABORT:
+                cast(PeerAssociation, self.assoc).trouble = reasons.ABORTED
             self._recv_pdu.put(decoded)
             self.event_queue.put(event)
+
+    def _blame(self, reason: str) -> None:
+        """The peer broke a rule: event 19, an A-ABORT."""
+        cast(PeerAssociation, self.assoc).trouble = reason
+        self.event_queue.put("Evt19")
+
+    def _lost(self) -> None:
+        """The peer is gone: event 17."""
+        cast(PeerAssociation, self.assoc).trouble = (
+            reasons.BROKEN if self.assoc.is_established else reasons.BROKEN_IN_NEGOTIATION
+        )
+        self.event_queue.put("Evt17")
 
     def _decoded(self, kind: int, pdu: bytearray) -> tuple[_PDUType, str]:
         """The PDU and the state machine's event for it. Raises Refused, or one of MALFORMED."""
@@ -390,6 +432,7 @@ class Messages(DIMSEServiceProvider):
     def __init__(self, assoc: PeerAssociation, limits: DimseLimits) -> None:
         super().__init__(assoc)
         self._assembler = messages.Assembler(limits.data_set_bytes_max)
+        self._sending = threading.Lock()  # two threads may send, but one message after the other
 
     @property
     def is_receiving(self) -> bool:
@@ -403,10 +446,10 @@ class Messages(DIMSEServiceProvider):
                 self._receive(pdv)
         except Refused as refusal:
             log.warning("association aborted: %s", refusal, extra={"facts": refusal.facts})
-            self.dul.event_queue.put("Evt19")
+            cast(UpperLayer, self.dul)._blame(refusal.message)
         except MALFORMED as error:
             log.warning("association aborted: a command is malformed (%s)", type(error).__name__)
-            self.dul.event_queue.put("Evt19")
+            cast(UpperLayer, self.dul)._blame("a command is malformed")
 
     def _receive(self, pdv: messages.Pdv) -> None:
         if pdv.context_id not in self.assoc._accepted_cx:
@@ -416,10 +459,14 @@ class Messages(DIMSEServiceProvider):
             return
         if self.msg_queue.qsize() >= REQUESTS_WAITING_MAX:
             raise Refused("requests come without waiting for answers", max=REQUESTS_WAITING_MAX)
-        if messages.number(message.command, messages.COMMAND_FIELD) == messages.C_STORE_RQ:
+        field = messages.number(message.command, messages.COMMAND_FIELD)
+        if field == messages.C_STORE_RQ:
             self.msg_queue.put((message.context_id, _store_request(message)))
-        else:
-            self._pass_on(message)
+            return
+        if field in (messages.C_FIND_RQ, messages.C_GET_RQ, messages.C_MOVE_RQ):
+            # A C-CANCEL that crossed the last response must not end this one of the same number.
+            self.cancel_req.clear()
+        self._pass_on(message)
 
     def _pass_on(self, message: messages.Message) -> None:
         """Give pynetdicom a whole message as the two values that it expects at least."""
@@ -438,6 +485,13 @@ class Messages(DIMSEServiceProvider):
             super().send_msg(primitive, context_id)
             return
         self.send_fragments(context_id, messages.COMMAND, _response(primitive))
+
+    def send_message(self, context_id: int, command: bytes, data_set: Buffer | None) -> None:
+        """Send an encoded command set and, if there is one, its data set."""
+        with self._sending:
+            self.send_fragments(context_id, messages.COMMAND, command)
+            if data_set is not None:
+                self.send_fragments(context_id, 0, data_set)
 
     def send_fragments(self, context_id: int, kind: int, whole: Buffer) -> None:
         """Send a command set (`messages.COMMAND`) or a data set (0) as the peer can take it."""
@@ -482,6 +536,15 @@ def _response(primitive: C_STORE) -> bytes:
     return messages.write_command((tag, value) for tag, value in elements if value is not None)
 
 
+# The requests whose handlers yield `messages.Answer`s: their event, the Command Field of a response,
+# and the status of what our own code did not foresee.
+_ANSWERED: Final[Mapping[type, tuple[evt.InterventionEvent, int, int]]] = {
+    C_FIND: (evt.EVT_C_FIND, messages.C_FIND_RSP, 0xC311),
+    C_GET: (evt.EVT_C_GET, messages.C_GET_RSP, 0xC411),
+    C_MOVE: (evt.EVT_C_MOVE, messages.C_MOVE_RSP, 0xC511),
+}
+
+
 class PeerAssociation(Association):
     """An association whose threads sleep until there is work."""
 
@@ -493,6 +556,8 @@ class PeerAssociation(Association):
         self.acse_timeout = ae.acse_timeout
         self.network_timeout = ae.network_timeout
         self._message_id = 0
+        self.actor = NOBODY
+        self.trouble = ""  # what ended it before its time, in plain words
         self.is_serving = False
         self.is_over_the_cap = False
         self.on_end: Callable[[PeerAssociation], None] = _nothing
@@ -501,6 +566,15 @@ class PeerAssociation(Association):
     def is_busy(self) -> bool:
         """Whether a request is being received or served."""
         return self.is_serving or self.dimse.is_receiving
+
+    @property
+    def is_standing(self) -> bool:
+        """Whether what is sent now can still arrive."""
+        return self.is_established and self.dul.state_machine.current_state == "Sta6"
+
+    def is_cancelled(self, message_id: int) -> bool:
+        """Whether the peer has sent a C-CANCEL for a request (PS3.7 9.3.2.3)."""
+        return message_id in self.dimse.cancel_req
 
     @property
     def quiet_s(self) -> float:
@@ -561,15 +635,22 @@ class PeerAssociation(Association):
             return True
         if self.dul.idle_timer_expired():
             log.warning("association aborted: idle for %s s", self.network_timeout)
+            self.trouble = "it was silent for too long"
             self.abort(block=False)
             return True
         return not self.dul.is_alive()
 
     def store(
-        self, context_id: int, sop_class_uid: str, sop_instance_uid: str, data_set: Buffer
+        self,
+        context_id: int,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        data_set: Buffer,
+        originator: tuple[str, int] | None = None,
     ) -> tuple[int, str]:
         """C-STORE one data set as it is, as SCU; the peer's status and Error Comment.
 
+        `originator` is the AE title that asked for it by C-MOVE, and the Message ID it asked with.
         Raises Unreachable if the association ends before the answer, which leaves open whether the
         peer has the instance: sending it again is right.
         """
@@ -578,7 +659,8 @@ class PeerAssociation(Association):
         try:
             while not self._is_paused:
                 time.sleep(PAUSE_STEP_S)
-            self._send_store(context_id, sop_class_uid, sop_instance_uid, data_set)
+            command = self._store_command(sop_class_uid, sop_instance_uid, originator)
+            self.dimse.send_message(context_id, command, data_set)
             _, response = self.dimse.get_msg(block=True)
         finally:
             self._reactor_checkpoint.set()
@@ -587,21 +669,23 @@ class PeerAssociation(Association):
             raise Unreachable("the association ended before the answer came")
         return response.Status, cast("str | None", response.ErrorComment) or ""
 
-    def _send_store(
-        self, context_id: int, sop_class_uid: str, sop_instance_uid: str, data_set: Buffer
-    ) -> None:
-        command = messages.write_command(
-            [
-                (messages.AFFECTED_CLASS, sop_class_uid),
-                (messages.COMMAND_FIELD, messages.C_STORE_RQ),
-                (messages.MESSAGE_ID, self._message_id),
-                (messages.PRIORITY, messages.MEDIUM),
-                (messages.DATA_SET_TYPE, messages.WITH_DATA_SET),
-                (messages.AFFECTED_INSTANCE, sop_instance_uid),
-            ]
-        )
-        self.dimse.send_fragments(context_id, messages.COMMAND, command)
-        self.dimse.send_fragments(context_id, 0, data_set)
+    def _store_command(
+        self, sop_class_uid: str, sop_instance_uid: str, originator: tuple[str, int] | None
+    ) -> bytes:
+        """The command set of a C-STORE request (PS3.7 9.3.1.1)."""
+        elements: list[tuple[int, int | str]] = [
+            (messages.AFFECTED_CLASS, sop_class_uid),
+            (messages.COMMAND_FIELD, messages.C_STORE_RQ),
+            (messages.MESSAGE_ID, self._message_id),
+            (messages.PRIORITY, messages.MEDIUM),
+            (messages.DATA_SET_TYPE, messages.WITH_DATA_SET),
+            (messages.AFFECTED_INSTANCE, sop_instance_uid),
+        ]
+        if originator is not None:
+            ae_title, message_id = originator
+            elements.append((messages.MOVE_ORIGINATOR, ae_title))
+            elements.append((messages.MOVE_ORIGINATOR_MESSAGE_ID, message_id))
+        return messages.write_command(elements)
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
         """Hand a request to its service; C-STORE to storage, whatever its SOP class."""
@@ -609,14 +693,39 @@ class PeerAssociation(Association):
         try:
             if isinstance(msg, C_STORE) and self.is_acceptor:
                 StorageServiceClass(self).SCP(msg, self._accepted_cx[context_id])
+            elif isinstance(msg, C_FIND | C_GET | C_MOVE) and self.is_acceptor:
+                self._answer(msg, context_id)
             else:
                 super()._serve_request(msg, context_id)
         finally:
             self.is_serving = False
 
+    def _answer(self, request: C_FIND | C_GET | C_MOVE, context_id: int) -> None:
+        """Send what the handler of a C-FIND, C-GET or C-MOVE yields, until it or the peer ends."""
+        if not request.is_valid_request:
+            log.warning("a request without its mandatory elements is not answered")
+            return
+        event, field, unforeseen = _ANSWERED[type(request)]
+        self._is_paused = True  # so that C-GET may store on this association meanwhile
+        apology = type(request)()
+        apology.MessageIDBeingRespondedTo = request.MessageID
+        apology.AffectedSOPClassUID = request.AffectedSOPClassUID
+        about = {"request": request, "context": self._accepted_cx[context_id].as_tuple}
+        with attempt(apology, self.dimse, context_id) as tried:
+            tried.error_msg, tried.error_status = f"{event.name} failed", unforeseen
+            yielded = cast(Generator[messages.Answer, None, None], evt.trigger(self, event, about))
+            with closing(yielded) as answers:
+                for answer in answers:
+                    if not self.is_standing:
+                        return
+                    command = answer.command(
+                        field, str(request.AffectedSOPClassUID), cast(int, request.MessageID)
+                    )
+                    self.dimse.send_message(context_id, command, answer.identifier or None)
+
 
 def _nothing(_: PeerAssociation) -> None:
-    """An association of our own holds no slot."""
+    """Nobody asked to hear of the end of an association."""
 
 
 class Doorkeeper(RequestHandler):
@@ -662,8 +771,10 @@ class Listener(AssociationServer):
         address: tuple[str, int],
         limits: DimseLimits,
         handlers: list[evt.EventHandlerType],
+        on_end: Callable[[PeerAssociation], None] = _nothing,
     ) -> None:
         self.limits = limits
+        self._on_end = on_end
         self._lock = threading.Lock()
         self._addresses: dict[PeerAssociation, str] = {}
         super().__init__(
@@ -690,6 +801,7 @@ class Listener(AssociationServer):
     def _forget(self, association: PeerAssociation) -> None:
         with self._lock:
             self._addresses.pop(association, None)
+        self._on_end(association)
 
     def verify_request(self, _request: object, _client_address: object) -> bool:
         """Whether a connection is answered at all: a flood beyond the cap is closed unread."""
@@ -712,10 +824,10 @@ def associate(
     ae: ApplicationEntity,
     address: tuple[str, int],
     called_ae_title: str,
-    contexts: Iterable[tuple[str, str]],
+    contexts: Iterable[tuple[str, ...]],
     limits: DimseLimits,
 ) -> PeerAssociation:
-    """Request an association; (SOP class, transfer syntax) pairs become one context each.
+    """Request an association; a SOP class with its transfer syntaxes becomes one context.
 
     The association returned is established, or says by its flags and its `acceptor.primitive` why
     not. Its peer is waited for as long as ae's time-outs say.
@@ -738,12 +850,12 @@ def associate(
     return association
 
 
-def _numbered(contexts: Iterable[tuple[str, str]]) -> list[PresentationContext]:
+def _numbered(contexts: Iterable[tuple[str, ...]]) -> list[PresentationContext]:
     proposed = []
-    for number, (sop_class_uid, transfer_syntax_uid) in enumerate(contexts):
+    for number, (sop_class_uid, *transfer_syntax_uids) in enumerate(contexts):
         context = PresentationContext()
         context.context_id = 2 * number + 1
         context.abstract_syntax = sop_class_uid
-        context.add_transfer_syntax(transfer_syntax_uid)
+        context.transfer_syntax = [UID(one) for one in transfer_syntax_uids]
         proposed.append(context)
     return proposed

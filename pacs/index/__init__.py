@@ -8,7 +8,8 @@ SQLite takes one writer at a time, so its writers queue here, in order, rather t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
@@ -25,7 +26,9 @@ from pacs.errors import BadQuery, Exhausted, Forbidden, NodeError, Unreachable
 
 CONNECTIONS_MAX: Final = 32  # of one process; a further one waits
 CONNECTION_WAIT_S: Final = 5.0  # and is refused after this
+ANALYSED_ROWS_MAX: Final = 1_000  # of each of SQLite's indexes: an estimate, made in milliseconds
 WRITER_WAIT_S: Final = 10.0  # how long one SQLite writer waits for another process's
+WATCH_STEP_S: Final = 0.1  # how often it is looked whether a statement is still wanted
 MIGRATION_LOCK: Final = 0x150CE  # the key of PostgreSQL's advisory lock; a number of our own
 
 
@@ -50,6 +53,30 @@ class Index:
         """A transaction that reads one moment's state. Raises Unreachable."""
         with self._transaction(writes=False) as connection:
             yield connection
+
+    @contextmanager
+    def read_within(
+        self, seconds_max: float, is_stopped: Callable[[], bool]
+    ) -> Iterator[Connection]:
+        """The same, given up in the middle of a statement when its time is over or nobody waits.
+
+        Raises Exhausted then.
+        """
+        done, given_up = threading.Event(), threading.Event()
+        try:
+            with self.read() as connection:
+                arguments = (connection, seconds_max, is_stopped, done, given_up)
+                watch = threading.Thread(target=_watch, args=arguments, name="index watch")
+                watch.start()
+                try:
+                    yield connection
+                finally:
+                    done.set()
+                    watch.join()  # or it would interrupt whoever has the connection next
+        except Unreachable as error:
+            if not given_up.is_set():
+                raise
+            raise Exhausted("the search takes too long", seconds_max=seconds_max) from error
 
     @contextmanager
     def _transaction(self, *, writes: bool) -> Iterator[Connection]:
@@ -85,6 +112,16 @@ class Index:
         if self.dialect == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
 
+    def maintain(self) -> int:
+        """Let SQLite look at what it holds, so that it picks the right index; PostgreSQL does so
+        by itself.
+        """
+        if self.dialect == "sqlite":
+            with self.write() as connection:
+                connection.exec_driver_sql(f"PRAGMA analysis_limit = {ANALYSED_ROWS_MAX}")
+                connection.exec_driver_sql("ANALYZE")
+        return 0
+
     def check(self) -> None:
         """Return if the index answers. Raises Unreachable."""
         with self.read() as connection:
@@ -93,6 +130,23 @@ class Index:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+def _watch(
+    connection: Connection,
+    seconds_max: float,
+    is_stopped: Callable[[], bool],
+    done: threading.Event,
+    given_up: threading.Event,
+) -> None:
+    """Interrupt a connection's statements once their time is over, until it is done with."""
+    driver: Any = connection.connection.driver_connection
+    interrupt = driver.interrupt if connection.dialect.name == "sqlite" else driver.cancel_safe
+    until = time.monotonic() + seconds_max
+    while not done.wait(WATCH_STEP_S):
+        if time.monotonic() > until or is_stopped():
+            given_up.set()
+            interrupt()
 
 
 def open_index(url: str) -> Index:

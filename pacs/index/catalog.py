@@ -328,8 +328,8 @@ def _inside(archive: int, scope: Scope) -> ColumnElement[bool]:
 
 def remove(connection: Connection, archive: int, scope: Scope) -> tuple[int, list[str]]:
     """Remove the rows of a scope; how many instances, and the digests no row names any more."""
-    study = study_row(connection, archive, scope.study_instance_uid)
-    if study is None:
+    study_id = _lock_study(connection, archive, scope)
+    if study_id is None:
         return 0, []
     joined = instances.join(series).join(studies)
     wanted = select(instances.c.id).select_from(joined).where(_inside(archive, scope))
@@ -337,9 +337,25 @@ def remove(connection: Connection, archive: int, scope: Scope) -> tuple[int, lis
         connection.scalars(delete(table).where(key.in_(wanted)).returning(table.c.digest)).all()
         for table, key in ((versions, versions.c.instance_id), (instances, instances.c.id))
     ]
-    _remove_childless(connection, study.id)
+    _remove_childless(connection, study_id)
     digests = {*current, *further}
     return len(current), sorted(digests - set(still_named(connection, digests)))
+
+
+def _lock_study(connection: Connection, archive: int, scope: Scope) -> int | None:
+    """The id of a study that is to lose something, or None. Its patient's row is locked.
+
+    So removers follow each other instead of meeting in a deadlock; who stores is not held up.
+    """
+    return connection.execute(
+        select(studies.c.id)
+        .join(patients)
+        .where(
+            studies.c.archive_id == archive,
+            studies.c.StudyInstanceUID == scope.study_instance_uid,
+        )
+        .with_for_update(of=patients, key_share=True)
+    ).scalar_one_or_none()
 
 
 def _remove_childless(connection: Connection, study_id: int) -> None:

@@ -106,6 +106,12 @@ def every_digest(connection: Connection, archive_id: int) -> Iterator[str]:
     yield from (digest for (digest,) in rows)
 
 
+def still_named(connection: Connection, digests: set[str]) -> Iterator[str]:
+    """Those of digests that some run names, in any archive."""
+    rows = connection.execute(select(runs.c.digest).where(runs.c.digest.in_(digests)))
+    yield from (digest for (digest,) in rows)
+
+
 def forget_everything(connection: Connection, archive_id: int) -> None:
     """Remove every run of an archive; the records in the store stay. For `rebuild`."""
     connection.execute(runs.delete().where(runs.c.archive_id == archive_id))

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ColumnElement,
     Connection,
@@ -222,6 +223,21 @@ audit_head = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, nullable=False),
     Column("digest", Exact, nullable=False),
+)
+
+peers = Table(
+    "peers",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("ae_title", Exact, nullable=False, unique=True),
+    Column("host", Exact, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("tls", Boolean, nullable=False),
+    # The values of its rights in alphabetical order, with spaces between them.
+    Column("rights", Exact, nullable=False),
+    Column("last_association_at", Double),
+    Column("last_error", Text, nullable=False, server_default=""),
+    Column("last_error_at", Double),
 )
 
 TABLE: Final = {

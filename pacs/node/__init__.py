@@ -13,7 +13,9 @@ from typing import Final
 from inference.registry import Registry
 from pacs.archive import Archive, Duplicates
 from pacs.config import Config
+from pacs.dimse import scu
 from pacs.index import Index, open_index
+from pacs.peers import Echo, Peer, Peers
 from pacs.projects import Project, project_key
 from pacs.store import ObjectStore, open_store
 from pacs.workflow import ModelRef, Plan, Workflow
@@ -34,6 +36,7 @@ class Node:
     config: Config
     index: Index
     identified: Archive
+    peers: Peers
     projects: Mapping[str, Project]
     models: Registry
     workflow: Workflow
@@ -42,6 +45,14 @@ class Node:
     def archives(self) -> tuple[Archive, ...]:
         """The identified archive first, then those of the projects."""
         return (self.identified, *(project.archive for project in self.projects.values()))
+
+    def echo(self, ae_title: str) -> Echo:
+        """Ask a listed peer whether it is there. Raises Missing or BadQuery."""
+        return self.peers.echo(ae_title, lambda peer: scu.echo(self.line_to(peer)))
+
+    def line_to(self, peer: Peer) -> scu.Peer:
+        """How a listed peer is called, and under which title."""
+        return scu.Peer(peer.host, peer.port, peer.ae_title, self.config.dimse.aet)
 
     def close(self) -> None:
         """Close every connection."""
@@ -64,7 +75,8 @@ def compose(config: Config) -> Node:
         tuple(projects),
     )
     workflow = Workflow(index, identified, plan, quiet_s=config.study.quiet_s)
-    return Node(config, index, identified, projects, models, workflow)
+    peers = Peers(index, unknown_callers=config.dimse.unknown_callers)
+    return Node(config, index, identified, peers, projects, models, workflow)
 
 
 def _archives(config: Config, index: Index) -> Callable[[str], Archive]:

@@ -17,7 +17,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType, TracebackType
 from typing import Final
 
@@ -38,6 +37,8 @@ from web.app import create_app
 from web.parts import Parts
 
 UPKEEP_S: Final = 3_600.0  # how often orphans and half-written files are looked for
+ORPHAN_S_MAX: Final = 2.0  # a role whose supervisor is gone ends within this, drained or not
+STATISTICS_S: Final = 60.0  # how often the index looks at what it holds
 CONNECTIONS_MAX: Final = 256  # open HTTP connections; further ones wait to be accepted
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def run_dimse(node: Node, stop: threading.Event) -> None:
     limits = node.config.limits
     receiver = Receiver(
         node.identified,
+        node.peers,
         ae_title=node.config.dimse.aet,
         address=node.config.bind,
         port=node.config.dimse.port,
@@ -65,15 +67,19 @@ def run_dimse(node: Node, stop: threading.Event) -> None:
 def run_web(node: Node, stop: threading.Event) -> None:
     """Serve HTTP until stop is set."""
     config = node.config
-    with Decoder() as decoder, TemporaryDirectory(prefix="spool-", dir=config.data) as spool:
+    spool = config.data / "spool"  # its files have no names, so a crash leaves none behind
+    spool.mkdir(exist_ok=True)
+    with Decoder() as decoder:
         app = create_app(
             Parts(
                 identified=node.identified,
                 projects={name: project.archive for name, project in node.projects.items()},
                 workflow=node.workflow,
                 models=node.models,
+                peers=node.peers,
+                echo=node.echo,
                 decoder=decoder,
-                spool=Path(spool),
+                spool=spool,
                 version=version(),
             )
         )
@@ -118,6 +124,7 @@ def run_worker(node: Node, stop: threading.Event) -> None:
             (
                 node.workflow.complete_quiet_studies,
                 node.workflow.fail_silent_jobs,
+                _every(STATISTICS_S, node.index.maintain),
                 _every(UPKEEP_S, lambda: sum(upkeep.sweep(archive) for archive in node.archives)),
             ),
         ).run(stop)
@@ -171,6 +178,11 @@ def prepare_logging(role: str, level: str) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # Warnings of pydicom and highdicom repeat the value they doubt.
     warnings.simplefilter("ignore")
+    # What ends a thread or the role would be printed with its message, which may quote a patient.
+    sys.excepthook = lambda _kind, bug, _trace: log.critical("a bug ended us", exc_info=bug)
+    threading.excepthook = lambda ended: log.critical(
+        "a bug ended a thread", exc_info=ended.exc_value
+    )
 
 
 def main(role: str) -> None:
@@ -198,10 +210,16 @@ def main(role: str) -> None:
 
 
 def _watch_supervisor(stop: threading.Event) -> None:
-    """Standard input ends when the supervisor does, however it died."""
+    """Standard input ends when the supervisor does, however it died.
+
+    A new supervisor may be waiting for our port, so there is no long drain: whoever was not
+    answered sends again, and a job's lease runs out.
+    """
     while os.read(sys.stdin.fileno(), 1):
         pass
     stop.set()
+    time.sleep(ORPHAN_S_MAX)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pacs.errors import Exhausted, Forbidden, Missing, NodeError, Unreachable
 from pacs.store import CHUNK_BYTES, Blob, Piece, is_digest
 
 CONNECT_S: Final = 5.0  # a server that does not take the connection in this time is unreachable
-READ_S: Final = 30.0  # and so is one that stays silent this long within an answer
+READ_S: Final = 20.0  # and so is one that stays silent this long within an answer
 RETRIES_MAX: Final = 3  # tries of one request, with growing pauses between them
 CONNECTIONS_MAX: Final = 32  # kept open between requests; a further one is closed after its use
 PART_BYTES: Final = 64 << 20  # larger objects go up in parts of this size
@@ -62,7 +62,10 @@ class S3Store:
                 timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
                 maxsize=CONNECTIONS_MAX,
                 retries=urllib3.Retry(
-                    total=RETRIES_MAX, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]
+                    total=RETRIES_MAX,
+                    read=0,
+                    backoff_factor=0.2,
+                    status_forcelist=[500, 502, 503, 504],
                 ),
             ),
         )

@@ -162,7 +162,7 @@ def test_storage_is_accepted_with_the_first_syntax_and_nothing_else_is(running: 
 
 def test_a_port_that_is_taken_is_for_the_operator(running: Node) -> None:
     with pytest.raises(Broken, match="cannot be bound"):
-        type(running.receiver)(running.archive, port=running.port)
+        type(running.receiver)(running.archive, running.peers, port=running.port)
 
 
 # C-STORE
@@ -557,6 +557,18 @@ def test_while_draining_newcomers_are_told_to_come_back(tmp_path: Path) -> None:
         assert standing.answer()[0] == ABORT  # silent for a second
         drain.join()
         assert drained == [True]
+
+
+def test_a_stop_waits_neither_for_silent_nor_for_half_open_peers(tmp_path: Path) -> None:
+    with node(tmp_path) as running:
+        silent, halfway = Scanner(running.port), Scanner(running.port)
+        halfway.associate()
+        halfway.store_request("1.2.3")
+        before = time.monotonic()
+    assert time.monotonic() - before < 5
+    assert halfway.answer()[0] == ABORT
+    silent.socket.close()
+    halfway.socket.close()
 
 
 # our own sender, and every odd file there is

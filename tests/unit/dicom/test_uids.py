@@ -20,7 +20,19 @@ def test_what_scanners_write_passes(uid: str) -> None:
     "uid",
     [
         *("", " ", "1.2.3 ", "1.2.3\0", "1.2.3\n", "1" * (UID_CHARACTERS_MAX + 1)),
-        *("../../x", "/etc/cron.d/x", "..\\x", "a\0b", "1;id", "١.٢", "1.2.3²", "1_0"),
+        *(
+            ".",
+            "..",
+            ".1",
+            "../../x",
+            "/etc/cron.d/x",
+            "..\\x",
+            "a\0b",
+            "1;id",
+            "١.٢",
+            "1.2.3²",
+            "1_0",
+        ),
     ],
 )
 def test_what_could_do_harm_does_not(uid: str) -> None:

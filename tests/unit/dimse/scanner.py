@@ -19,6 +19,7 @@ from pacs.archive import Archive, Instance, Scope
 from pacs.dimse.scp import Receiver
 from pacs.dimse.upper_layer import DimseLimits
 from pacs.index import open_index
+from pacs.peers import Peer, Peers, Right
 from pacs.store import open_store
 from tests import make
 
@@ -242,6 +243,7 @@ class Node(NamedTuple):
 
     archive: Archive
     receiver: Receiver
+    peers: Peers
 
     @property
     def port(self) -> int:
@@ -263,14 +265,16 @@ class Node(NamedTuple):
 
 @contextmanager
 def node(folder: Path, limits: DimseLimits | None = None) -> Iterator[Node]:
-    """A node below a folder, stopped at the end of the block."""
+    """A node below a folder, stopped at the end of the block. SCANNER may ask it for everything."""
     index = open_index(f"sqlite:///{folder}/index.db")
     index.migrate()
     archive = Archive("identified", open_store(f"file://{folder}/store", "identified"), index)
-    receiver = Receiver(archive, port=0, limits=limits or DimseLimits())
+    peers = Peers(index)
+    peers.put(OPERATOR, Peer("SCANNER", "127.0.0.1", 104, rights=frozenset(Right)))
+    receiver = Receiver(archive, peers, port=0, limits=limits or DimseLimits())
     receiver.start()
     try:
-        yield Node(archive, receiver)
+        yield Node(archive, receiver, peers)
     finally:
         receiver.stop()
         index.close()

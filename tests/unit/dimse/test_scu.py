@@ -103,13 +103,13 @@ def test_without_a_peer_every_source_hears_so_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     heard = outcomes(port, tmp_path)
-    assert [outcome.comment for outcome in heard] == ["the peer does not answer"] * 3
+    assert [outcome.comment for outcome in heard] == ["nobody listens at that port"] * 3
 
 
 def test_a_host_that_is_not_known_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "1.dcm").write_bytes(make.part10_bytes(instance()))
     (outcome,) = send(find([tmp_path]), Peer("not a host", 104))
-    assert outcome.comment == "the peer's host name is not known"
+    assert outcome.comment == "its host name is not known"
 
 
 def test_a_file_that_ends_after_its_meta_group_is_refused(tmp_path: Path, running: Node) -> None:
@@ -125,7 +125,7 @@ def test_a_rejected_association_is_told_in_words(tmp_path: Path, running: Node) 
     (tmp_path / "1.dcm").write_bytes(make.part10_bytes(instance()))
     peer = Peer("127.0.0.1", running.port, called_ae_title="OTHER")
     (outcome,) = send(find([tmp_path]), peer)
-    assert "Called AE title not recognised" in outcome.comment
+    assert outcome.comment == "refused: it is not called by this AE title"
 
 
 def test_a_class_that_is_not_accepted_does_not_stop_the_others(

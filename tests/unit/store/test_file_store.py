@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,12 @@ def test_nobody_else_may_read_an_object(file_store: FileStore, tmp_path: Path) -
     file_store.put([b"private"])
     (path,) = files_below(tmp_path)
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_equal_objects_put_at_once_are_one_object(file_store: FileStore) -> None:
+    content = os.urandom(300_000)
+    with ThreadPoolExecutor(16) as pool:
+        blobs = set(pool.map(lambda _: file_store.put([content]), range(16)))
+    assert len(blobs) == 1
+    assert list(file_store.digests()) == [blob.digest for blob in blobs]
+    assert b"".join(file_store.read(blobs.pop().digest)) == content

@@ -16,7 +16,9 @@ from inference.registry import Registry
 from pacs.access import Actor
 from pacs.archive import Archive
 from pacs.decode import Decoder
+from pacs.errors import Unreachable
 from pacs.index import open_index
+from pacs.peers import Peer, Peers
 from pacs.store.files import FileStore
 from pacs.workflow import Plan, Workflow
 from web.app import create_app
@@ -62,6 +64,7 @@ def _parts(folder: Path) -> Iterator[Parts]:
     spool.mkdir()
     identified = Archive("identified", FileStore(folder / "identified"), index)
     demo = Archive("demo", FileStore(folder / "demo"), index)
+    peers = Peers(index)
     try:
         with Decoder() as decoder:
             yield Parts(
@@ -69,12 +72,18 @@ def _parts(folder: Path) -> Iterator[Parts]:
                 projects={"demo": demo},
                 workflow=Workflow(index, identified, Plan(), quiet_s=1),
                 models=Registry(),
+                peers=peers,
+                echo=lambda ae_title: peers.echo(ae_title, _nobody_answers),
                 decoder=decoder,
                 spool=spool,
                 version="0.0.test",
             )
     finally:
         index.close()
+
+
+def _nobody_answers(_peer: Peer) -> None:
+    raise Unreachable("nobody listens at that port")
 
 
 @contextmanager

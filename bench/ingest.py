@@ -1,0 +1,139 @@
+"""How many instances a second the DIMSE door takes in, beside the bare receiver.
+
+Both are measured in turn, A B A B A B, and their medians compared: a virtual disk may allow a
+burst and then slow every sync down, and whoever came second would pay for it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from bench import ceiling
+from bench.figures import Figure, Tell
+from bench.load import CT_IMAGE_STORAGE, Address, ct_slices, send
+from bench.node import serving
+from pacs.config import Config
+from pacs.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN, preamble_and_meta
+from pacs.errors import Broken
+
+WARM_UP_INSTANCES: Final = 8
+RATE: Final = "instances/s"
+STORED: Final = b"Received Store Response (Success)"  # storescu says so of each instance
+
+# What one sending gives: instances/s, and the time within which 99 % of them were answered, in ms.
+Measured = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Senders:
+    """Who sends: so many associations at once, acknowledging segments at once or with delay."""
+
+    name: str
+    associations: int
+    quickack: bool = True
+
+    def __call__(self, address: Address, called: str, instances: int) -> Measured:
+        sent = send(
+            address, called, instances, associations=self.associations, quickack=self.quickack
+        )
+        return sent.instances_per_s, sent.answer_ms(0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Storescu:
+    """DCMTK's sender as it is, its start and its reading of the files included."""
+
+    name: str
+    programme: str
+
+    def __call__(self, address: Address, called: str, instances: int) -> Measured:
+        with TemporaryDirectory(prefix="isocenter-bench-") as name:
+            _write_files(Path(name), instances)
+            command = [self.programme, "-v", "-aec", called, *map(str, address), "+sd", name]
+            began = time.monotonic()
+            ended = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            )
+            took_s = time.monotonic() - began
+        stored = ended.stdout.count(STORED)
+        if stored < instances:
+            raise Broken("storescu did not send every slice", stored=stored, exit=ended.returncode)
+        return instances / took_s, 0.0
+
+
+def _write_files(folder: Path, instances: int) -> None:
+    for number, one in enumerate(ct_slices(instances)):
+        meta = preamble_and_meta(
+            sop_class_uid=CT_IMAGE_STORAGE,
+            sop_instance_uid=one.sop_instance_uid,
+            transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
+        )
+        (folder / f"{number:05}.dcm").write_bytes(meta + one.data_set)
+
+
+SENDERS: Final = (
+    Senders("1 association", 1),
+    Senders("4 associations", 4),
+    Senders("8 associations", 8),
+    Senders("1 association, acknowledging late", 1, quickack=False),
+)
+
+
+def senders() -> Iterator[Senders | Storescu]:
+    """Our senders, and DCMTK's where it is installed."""
+    yield from SENDERS
+    # Only where systems install it: pynetdicom puts a programme of this name beside Python.
+    programme = shutil.which("storescu", path=os.defpath)
+    if programme:
+        yield Storescu("DCMTK storescu", programme)
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """So many instances a round, for each of two receivers and each kind of sender."""
+
+    instances: int
+    rounds: int
+
+    def measure(self, folder: Path, tell: Tell) -> Iterator[Figure]:
+        """The rate of each kind of sender, and the time that 99 % of its answers kept to."""
+        for number, sender in enumerate(senders()):
+            with serving(folder / f"node-{number}", "dimse") as config:
+                sender(_address(config), config.dimse.aet, WARM_UP_INSTANCES)
+                yield from self._compared(sender, config, folder, tell)
+            shutil.rmtree(folder / f"node-{number}")
+
+    def _compared(
+        self, sender: Senders | Storescu, config: Config, folder: Path, tell: Tell
+    ) -> Iterator[Figure]:
+        bare, ours = [], []
+        for turn in range(1, self.rounds + 1):
+            tell(f"ingest: {sender.name}, round {turn} of {self.rounds}")
+            with (
+                TemporaryDirectory(dir=folder) as name,
+                ceiling.receiving(Path(name)) as address,
+            ):
+                bare.append(sender(address, "CEILING", self.instances))
+            ours.append(sender(_address(config), config.dimse.aet, self.instances))
+        (rate, slowest_ms), (bare_rate, bare_slowest_ms) = _medians(ours), _medians(bare)
+        yield Figure("ingest", sender.name, rate, RATE, bare_rate)
+        if slowest_ms:
+            yield Figure("ingest", f"{sender.name}, p99", slowest_ms, "ms", bare_slowest_ms)
+
+
+def _address(config: Config) -> Address:
+    return config.bind, config.dimse.port
+
+
+def _medians(measured: list[Measured]) -> Measured:
+    rates, slowest_ms = zip(*measured, strict=True)
+    return median(rates), median(slowest_ms)
