@@ -132,6 +132,7 @@ class Query:
                     tell(f"query: {number} of {self.studies} studies stored")
                 made = Incoming(Made.of(number).data_set(), EXPLICIT_VR_LITTLE_ENDIAN)
                 node.identified.store(SENDER, made)
+            node.index.maintain()  # as the worker does every minute
         finally:
             node.close()
 

@@ -13,7 +13,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +22,7 @@ from pacs.errors import BadQuery
 
 FILE_NAME: Final = "isocenter.toml"
 ENVIRONMENT_PREFIX: Final = "ISOCENTER_"
+PROJECT_NAME: Final = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # it becomes part of paths and addresses
 
 
 class Section(BaseModel):
@@ -38,6 +39,24 @@ class Dimse(Section):
     unknown_callers: Literal["store", "echo", "refuse"] = Field(
         "store",
         description="What callers that are no listed peers may do; `refuse`: not even associate.",
+    )
+    tls_port: int | None = Field(
+        None, ge=0, le=65535, description="The port of DICOM TLS, by custom 2762; none: off."
+    )
+    tls_profile: Literal["bcp195"] = Field(
+        "bcp195", description="TLS 1.2 and 1.3, ephemeral keys, authenticated encryption."
+    )
+    tls_certificate: Path | None = Field(
+        None, description="The node's certificate and its chain, PEM; shown to callers and peers."
+    )
+    tls_key: Path | None = Field(None, description="Its private key, PEM, not encrypted.")
+    tls_ca: Path | None = Field(
+        None,
+        description="The authorities whose certificates are trusted, PEM; none: the system's.",
+    )
+    tls_client_certificate: Literal["none", "request", "require"] = Field(
+        "require",
+        description="Whether callers must show a certificate; one that is shown binds the AE title.",
     )
 
 
@@ -66,7 +85,7 @@ class Limits(Section):
     """What is bounded, each with its unit; reaching a limit is a refusal with a reason."""
 
     associations_max: int = Field(
-        64, ge=1, description="Open associations; a further one is rejected (2,3,2)."
+        64, ge=1, description="Open associations of a port; a further one is rejected (2,3,2)."
     )
     association_idle_s: float = Field(
         30.0, gt=0, description="Seconds of silence after which an association is aborted."
@@ -100,7 +119,7 @@ class Config(Section):
     log_level: Literal["info", "warning", "error"] = Field(
         "info", description="What is logged, and everything graver."
     )
-    projects: tuple[str, ...] = Field(
+    projects: tuple[Annotated[str, Field(pattern=PROJECT_NAME)], ...] = Field(
         ("demo",), description="Research projects that complete studies are released to."
     )
     dimse: Dimse = Dimse()
@@ -153,6 +172,7 @@ def load(
         key = ".".join(str(part) for part in first["loc"])
         raise BadQuery(f"{key} ({origins.get(key, 'settings')}): {first['msg']}") from error
     _check_open_to_the_network(config)
+    _check_tls(config.dimse)
     return config, origins
 
 
@@ -224,6 +244,19 @@ def _check_open_to_the_network(config: Config) -> None:
         raise BadQuery(
             f"bind = {config.bind} opens the node to the network, and no users are configured; "
             "bind to 127.0.0.1 and put a gateway that authenticates in front"
+        )
+
+
+def _check_tls(dimse: Dimse) -> None:
+    """A TLS port without what it needs would refuse everyone, or trust everyone: neither starts."""
+    if dimse.tls_port is None:
+        return
+    if dimse.tls_certificate is None or dimse.tls_key is None:
+        raise BadQuery("dimse.tls_port needs dimse.tls_certificate and dimse.tls_key")
+    if dimse.tls_client_certificate != "none" and dimse.tls_ca is None:
+        raise BadQuery(
+            "dimse.tls_ca must name the authorities of the callers' certificates; or set "
+            "dimse.tls_client_certificate to none"
         )
 
 

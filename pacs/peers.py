@@ -23,7 +23,7 @@ from pacs.errors import BadQuery, Exhausted, Forbidden, Missing, Unavailable, Un
 from pacs.index import Index, audit, parties
 from pacs.index.parties import Peer, Right
 
-__all__ = ["Echo", "Peer", "Peers", "Right", "UnknownCallers", "rights_of"]
+__all__ = ["Echo", "Peer", "Peers", "Right", "UnknownCallers", "certifies", "rights_of"]
 
 UnknownCallers = Literal["store", "echo", "refuse"]
 
@@ -35,7 +35,7 @@ NOTE_EVERY_S: Final = 10.0  # the same news of the same peer is written at most 
 NOTES_MAX: Final = 4_096  # news remembered for that; beyond it all are forgotten at once
 
 _AE_TITLE: Final = re.compile(r"[ -\[\]-~]{1,16}")  # PS3.5 6.2: printable ASCII, no backslash
-_HOST: Final = re.compile(r"[A-Za-z0-9._:%-]+")
+_HOST_NAME: Final = re.compile(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 
 _ACTIONS: Final = {
     Right.STORE: Action.STORE,
@@ -188,7 +188,7 @@ class Peers:
             is_peer = peer.host in ANYWHERE or address_of(address) in addresses_of(peer.host)
             reason = f"somebody at {address}, which is not its host, used its AE title"
         else:
-            is_peer = not names.isdisjoint({peer.ae_title, peer.host})
+            is_peer = certifies(names, peer)
             reason = f"somebody at {address} used its AE title under a certificate of another name"
         if not is_peer:
             self.note(peer.ae_title, reason)
@@ -200,12 +200,36 @@ def check(peer: Peer) -> None:
     if not _AE_TITLE.fullmatch(peer.ae_title) or peer.ae_title != peer.ae_title.strip():
         raise BadQuery("an AE title is 1 to 16 printable ASCII characters without backslash")
     is_callable = peer.host not in ANYWHERE
-    if is_callable and (len(peer.host) > HOST_CHARACTERS_MAX or not _HOST.fullmatch(peer.host)):
+    if is_callable and not is_host(peer.host):
         raise BadQuery("a host is a name or an address, or * for a peer that calls from anywhere")
     if not (1 if is_callable else 0) <= peer.port <= PORT_MAX:
         raise BadQuery("a port is 1 to 65,535; a peer that calls from anywhere may have 0")
     if Right.RECEIVE in peer.rights and not is_callable:
         raise BadQuery("a peer that receives needs a host")
+
+
+def is_host(text: str) -> bool:
+    """Whether this may be the name or the address of a host; nobody is asked for it."""
+    try:
+        address_of(text)
+    except ValueError:
+        return len(text) <= HOST_CHARACTERS_MAX and _HOST_NAME.fullmatch(text) is not None
+    return True
+
+
+def certifies(names: AbstractSet[str], peer: Peer) -> bool:
+    """Whether the names of a certificate are a peer's: one is its AE title, or its host."""
+    if peer.host in ANYWHERE:
+        return peer.ae_title in names
+    host = _canonical(peer.host)
+    return peer.ae_title in names or any(_canonical(name) == host for name in names)
+
+
+def _canonical(host: str) -> str:
+    try:
+        return str(address_of(host))
+    except ValueError:
+        return host.lower().removesuffix(".")
 
 
 def rights_of(words: Iterable[str]) -> frozenset[Right]:

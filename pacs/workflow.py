@@ -145,11 +145,12 @@ class Workflow:
 
     def results(self, actor: Actor, study_instance_uid: str) -> list[Run]:
         """Every AI run on a study, ended or not, newest generation first. Raises Forbidden."""
-        ended = self._archive.runs(actor, study_instance_uid)
         with self._index.read() as connection:
             waiting = jobs.listed(
                 connection, study=study_instance_uid, limit=JOBS_LISTED_MAX, cursor=0
             )
+        # In this order: a job that ends meanwhile is then told as the run that it became.
+        ended = self._archive.runs(actor, study_instance_uid)
         known = {run.key for run in ended}
         found = [_run_of_record(run) for run in ended]
         found += [_run_of_job(j) for j in waiting if j.kind == INFER and j.key not in known]

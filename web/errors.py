@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from pacs.dicom import uids
 from pacs.errors import (
     BadObject,
     Broken,
@@ -83,10 +84,19 @@ def install(app: FastAPI) -> None:
 async def _on_node_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, NodeError)
     level = logging.ERROR if isinstance(error, Broken) else logging.INFO
-    log.log(level, "%s %s: %s", request.method, request.url.path, error.message)
+    log.log(level, "%s %s: %s", request.method, _route(request), error.message)
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, Unavailable) else None
     facts = {} if isinstance(error, Broken) else error.facts
     return problem(status_of(error), error.message, headers, **facts)
+
+
+def _route(request: Request) -> str:
+    """The path for the log; what stands where a UID belongs and is none may be a patient's."""
+    path = str(getattr(request.scope.get("route"), "path", ""))
+    for name, value in request.path_params.items():
+        if "." in str(value) and uids.is_valid(str(value)):
+            path = path.replace(f"{{{name}}}", str(value))
+    return path
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -112,13 +122,13 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     """Which parameters do not fit is said; their values are not repeated."""
     assert isinstance(error, RequestValidationError)
     names = sorted({".".join(str(step) for step in e["loc"]) for e in error.errors()})
-    log.info("%s %s: invalid request", request.method, request.url.path)
+    log.info("%s %s: invalid request", request.method, _route(request))
     return problem(HTTPStatus.BAD_REQUEST, f"these do not fit: {', '.join(names)}")
 
 
 async def _on_disconnect(request: Request, _error: Exception) -> Response:
     """The client has gone: there is nobody to answer, and nothing to be alarmed about."""
-    log.info("%s %s: the client broke off", request.method, request.url.path)
+    log.info("%s %s: the client broke off", request.method, _route(request))
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 

@@ -17,7 +17,7 @@ from pacs.config import Config, known_keys
 from pacs.decode.syntaxes import DECODERS, NATIVE
 from pacs.dicom import part10
 from pacs.dicom.attributes import INDEXED, Level
-from pacs.dimse.status import STORE
+from pacs.dimse.status import FIND, RETRIEVE, STORE
 from pacs.errors import NodeError
 from web.dicomweb.store import FAILURE_REASON
 from web.errors import STATUS
@@ -93,7 +93,9 @@ def _default(key: str) -> str:
     value: object = Config()
     for part in key.split("."):
         value = getattr(value, part)
-    return f"`{value}`" if value not in ("", None) else "embedded"
+    if value in ("", None):
+        return "embedded" if key in ("store", "index", "models") else "none"
+    return f"`{value}`"
 
 
 def _text(key: str) -> str:
@@ -118,6 +120,8 @@ def _limits() -> str:
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "query-keys": _query_keys,
     "c-store-statuses": lambda: _statuses(STORE.items(), "{:04X}"),
+    "c-find-statuses": lambda: _statuses(FIND.items(), "{:04X}"),
+    "retrieve-statuses": lambda: _statuses(RETRIEVE.items(), "{:04X}"),
     "stow-failure-reasons": lambda: _statuses(FAILURE_REASON.items(), "{:04X}"),
     "http-statuses": lambda: _statuses(STATUS.items(), "{}"),
     "decoders": _decoders,

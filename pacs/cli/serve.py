@@ -33,7 +33,7 @@ def serve(
 ) -> None:
     """Run the node; without options everything, on loopback, embedded."""
     settings = configured(data, config, bind=bind)
-    wanted = [role.strip() for role in roles.split(",") if role.strip()]
+    wanted = list(dict.fromkeys(role.strip() for role in roles.split(",") if role.strip()))
     unknown = [role for role in wanted if role not in ROLES]
     if unknown or not wanted:
         raise BadQuery(f"--roles takes some of {', '.join(ROLES)}")

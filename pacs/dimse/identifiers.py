@@ -34,6 +34,7 @@ Value = str | int | tuple[str, ...] | None
 Element = tuple[int, str, Value]  # tag, VR, value
 
 _TEXT: Final = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))  # in the set's own characters
+_TO_ASCII: Final = b"\x1b(B"  # the escape sequence that ends what another began (PS3.3 C.12.1.1.2)
 _DELIMITERS: Final = re.compile(r"([\\^=])")
 
 
@@ -167,9 +168,15 @@ def _with_escapes(text: str, codecs: list[str]) -> bytes:
     Raises UnicodeError for text that fits none of them.
     """
     try:
-        raw = b"".join(charset.encode_string(part, codecs) for part in _DELIMITERS.split(text))
-    except (UnicodeError, LookupError, UserWarning) as error:
+        raw = b"".join(_escaped(part, codecs) for part in _DELIMITERS.split(text))
+        readable = decoded(raw, ["iso8859" if codec == "ascii" else codec for codec in codecs])
+    except (LookupError, UserWarning) as error:
         raise UnicodeError from error
-    if decoded(raw, codecs) != text:
+    if readable != text:
         raise UnicodeError
     return raw
+
+
+def _escaped(part: str, codecs: list[str]) -> bytes:
+    raw = charset.encode_string(part, codecs)
+    return raw + _TO_ASCII if codecs[0] == "ascii" and b"\x1b" in raw else raw

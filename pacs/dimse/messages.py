@@ -45,6 +45,7 @@ COUNT_MAX: Final = 0xFFFF  # sub-operations are counted in 16 bits (PS3.7 9.3.4)
 _ITEM: Final = struct.Struct(">BxH")  # an item of A-ASSOCIATE (PS3.8 9.3.2)
 _NESTED: Final = {0x20: 4, 0x21: 4, 0x50: 0}  # items with sub-items -> bytes before the first one
 _PDV: Final = struct.Struct(">IBB")  # length, context, message control header (PS3.8 9.3.5.1, E.2)
+_DATA_PDU: Final = struct.Struct(">BxIIBB")  # type and length of a PDU, and its value's header
 _ELEMENT: Final = struct.Struct("<HHI")
 
 
@@ -110,6 +111,21 @@ def pdvs(body: memoryview) -> list[Pdv]:
         found.append(Pdv(context_id, control, body[at + _PDV.size : end]))
         at = end
     return found
+
+
+def data_pdus(
+    context_id: int, kind: int, view: memoryview, fragment_bytes: int, *, is_last: bool
+) -> bytes:
+    """Part of a command set (COMMAND) or a data set (0) as P-DATA-TF PDUs of one value each."""
+    pieces: list[bytes | memoryview] = []
+    for start in range(0, max(1, len(view)), fragment_bytes):
+        fragment = view[start : start + fragment_bytes]
+        is_end = is_last and start + fragment_bytes >= len(view)
+        control = kind | LAST if is_end else kind
+        size = len(fragment) + PDV_HEADER_BYTES
+        pieces.append(_DATA_PDU.pack(P_DATA, size, size - 4, context_id, control))
+        pieces.append(fragment)
+    return b"".join(pieces)
 
 
 def read_command(encoded: bytes) -> dict[int, bytes]:

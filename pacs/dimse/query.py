@@ -108,14 +108,20 @@ def negotiated(requested: Mapping[str, bytes]) -> dict[str, bytes]:
     }
 
 
+def on_extended_negotiation(event: Event) -> dict[str, bytes]:
+    """Answer the SOP Class Extended Negotiation of an association."""
+    return negotiated(_extended(event))
+
+
+def _extended(event: Event) -> dict[str, bytes]:
+    items = event.assoc.requestor.sop_class_extended.items()
+    return {str(uid): information for uid, information in items}
+
+
 def model_of(event: Event) -> Model:
     """The model of a request, with what its association negotiated."""
     sop_class_uid = str(event.context.abstract_syntax)
-    requested = {
-        str(uid): information
-        for uid, information in event.assoc.requestor.sop_class_extended.items()
-    }
-    options = negotiated(requested).get(sop_class_uid, b"").ljust(3, b"\0")
+    options = negotiated(_extended(event)).get(sop_class_uid, b"").ljust(3, b"\0")
     return Model(ROOTS[sop_class_uid], relational=bool(options[0]), fuzzy=bool(options[2]))
 
 
@@ -211,16 +217,7 @@ def on_c_find(
     """Answer one C-FIND-RQ (PS3.4 C.4.1.3): every match, and then how it ended."""
     request = Request.of(event)
     try:
-        identifier = request.identifier()
-        model = model_of(event)
-        level = level_of(identifier, model.root)
-        query = Query(
-            level,
-            keys_of(identifier, level, model),
-            limit=answers_max + 1,
-            relational=model.relational,
-        )
-        shape = Shape.of(identifier, level, request.transfer_syntax_uid, ae_title)
+        query, shape = _understood(event, request, ae_title, answers_max)
         answered = 0
         for page in archive.pages(actor_of(event), query, is_stopped=request.is_stopped):
             for row in page:
@@ -234,6 +231,17 @@ def on_c_find(
         yield Answer(SUCCESS)
     except NodeError as error:
         yield Answer(CANCELLED) if request.is_stopped() else refusal(error)
+
+
+def _understood(
+    event: Event, request: Request, ae_title: str, answers_max: int
+) -> tuple[Query, Shape]:
+    """What a C-FIND asks, and how it is answered. The query finds one more, to tell that it exists."""
+    identifier, model = request.identifier(), model_of(event)
+    level = level_of(identifier, model.root)
+    keys = keys_of(identifier, level, model)
+    query = Query(level, keys, limit=answers_max + 1, relational=model.relational)
+    return query, Shape.of(identifier, level, request.transfer_syntax_uid, ae_title)
 
 
 def refusal(error: NodeError) -> Answer:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, cast
 
 from pynetdicom.dimse_primitives import C_MOVE
@@ -25,7 +26,7 @@ from pynetdicom.events import Event
 from pacs.archive import Archive, Held
 from pacs.decode import DECODABLE, Decoder
 from pacs.dicom.attributes import UNIQUE_KEY, Level
-from pacs.dicom.matching import Query
+from pacs.dicom.matching import Query, UidList
 from pacs.dicom.part10 import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -49,6 +50,7 @@ from pacs.dimse.status import (
     comment_of,
     status_of,
 )
+from pacs.dimse.tls import Credentials
 from pacs.dimse.upper_layer import PeerAssociation
 from pacs.errors import Mismatch, Missing, NodeError, Refused, Unreachable
 from pacs.peers import Peer, Peers, Right
@@ -61,6 +63,9 @@ SECOND_LINE_INSTANCES: Final = 20  # fewer are not worth a second association
 FAILED_UIDS_MAX: Final = 1_000  # named in a final response: UI has 64 KiB in Explicit VR; more: cut
 
 FAILED_SOP_INSTANCE_UID_LIST: Final = 0x00080058
+
+# What anything that can be decoded leaves as, the better first.
+_DECODED: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 
 Context = tuple[str, ...]  # a SOP class and the transfer syntaxes proposed for it
 Accepted = Mapping[tuple[str, str], int]  # SOP class and transfer syntax -> context
@@ -134,7 +139,7 @@ def leaving_as(held: Held, accepted: Accepted) -> str:
     stored = held.transfer_syntax_uid
     if (held.sop_class_uid, stored) in accepted:
         return stored
-    for syntax in (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN):
+    for syntax in _DECODED:
         if stored in DECODABLE and (held.sop_class_uid, syntax) in accepted:
             return syntax
     raise Refused("the other side takes no transfer syntax that this instance can leave in")
@@ -161,21 +166,19 @@ def batches(selected: Sequence[Held]) -> Iterator[tuple[list[Context], list[Held
     """
     contexts: dict[Context, None] = {}
     kinds: set[tuple[str, str]] = set()
-    by_kind: dict[tuple[str, str], list[Held]] = {}
-    for held in selected:
-        by_kind.setdefault((held.sop_class_uid, held.transfer_syntax_uid), []).append(held)
-    for kind in by_kind:
-        needed = {kind: None, (kind[0], *_DECODED): None}
+    for kind in dict.fromkeys(_kind(held) for held in selected):
+        needed = dict.fromkeys([kind, (kind[0], *_DECODED)])
         if len(contexts | needed) > CONTEXTS_MAX:
-            yield list(contexts), [held for one in by_kind if one in kinds for held in by_kind[one]]
+            yield list(contexts), [held for held in selected if _kind(held) in kinds]
             contexts, kinds = {}, set()
         contexts |= needed
         kinds.add(kind)
     if kinds:
-        yield list(contexts), [held for one in by_kind if one in kinds for held in by_kind[one]]
+        yield list(contexts), [held for held in selected if _kind(held) in kinds]
 
 
-_DECODED: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+def _kind(held: Held) -> tuple[str, str]:
+    return held.sop_class_uid, held.transfer_syntax_uid
 
 
 @dataclass(slots=True)
@@ -350,7 +353,8 @@ class Batch:
             log.warning("an instance cannot be sent: %s", error, extra={"facts": error.facts})
             return Outcome(held.sop_instance_uid, None, error.message)
         try:
-            return Outcome(held.sop_instance_uid, *line.store(held, syntax, data_set))
+            status, _ = line.store(held, syntax, data_set)
+            return Outcome(held.sop_instance_uid, status, f"an instance was answered {status:04X}")
         except Unreachable as error:
             self._outcomes.put(Outcome(held.sop_instance_uid, None, error.message))
             raise
@@ -364,6 +368,7 @@ class Retriever:
     decoder: Decoder
     peers: Peers
     ae_title: str
+    credentials: Credentials
 
     def on_c_get(self, event: Event) -> Generator[Answer, None, None]:
         """Answer one C-GET-RQ (PS3.4 C.4.3.3): instances go down the requestor's association."""
@@ -406,21 +411,19 @@ class Retriever:
         identifier, model = request.identifier(), model_of(event)
         level = level_of(identifier, model.root)
         keys = keys_of(identifier, level, model)
-        unique = UNIQUE_KEY[level]
-        if level is Level.PATIENT and not is_single(keys.get(unique)):
-            raise Mismatch(f"{unique.keyword} is missing or not a single value")
-        if unique not in keys:
-            raise Mismatch(f"{unique.keyword} is missing")
+        named = keys.get(UNIQUE_KEY[level])
+        if not is_single(named) and not isinstance(named, UidList):
+            raise Mismatch(f"{UNIQUE_KEY[level].keyword} is missing or names nothing in particular")
         query = Query(Level.INSTANCE, keys)
         return self.archive.select(actor_of(event), query, destination=destination)
 
     def _batches(
         self, destination: Peer, selected: Sequence[Held], originator: tuple[str, int]
     ) -> Iterator[Batch]:
-        called = scu.Peer(destination.host, destination.port, destination.ae_title, self.ae_title)
+        called = scu.Peer.listed(destination, self.ae_title, self.credentials)
         for contexts, instances in batches(selected):
             lines = [
-                Line(lambda contexts=contexts: scu.associated(called, contexts), originator)
+                Line(partial(scu.associated, called, contexts), originator)
                 for _ in range(LINES_MAX if len(instances) >= SECOND_LINE_INSTANCES else 1)
             ]
             yield Batch(self.archive, self.decoder, instances, lines)
@@ -445,7 +448,8 @@ class Retriever:
                 tally.add(outcome.sop_instance_uid, outcome.status, outcome.reason)
         if destination:
             self.peers.note(destination, tally.reason)
-        yield tally.final(request.transfer_syntax_uid, is_cancelled=request.is_stopped())
+        is_cancelled = request.is_stopped() and tally.remaining > 0
+        yield tally.final(request.transfer_syntax_uid, is_cancelled=is_cancelled)
 
 
 def refusal(error: NodeError) -> Answer:

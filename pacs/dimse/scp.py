@@ -7,27 +7,33 @@ syntax its proposer lists: all bytes can be kept, so nobody needs to transcode f
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Final, NamedTuple, cast
 
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 
 from pacs.archive import Archive
-from pacs.dicom import uids
+from pacs.decode import Decoder
+from pacs.dimse.entity import VERIFICATION, application_entity
 from pacs.dimse.handlers import on_c_echo, on_c_store
-from pacs.dimse.upper_layer import REFUSALS_MAX, DimseLimits, Listener, PeerAssociation
+from pacs.dimse.query import ROOTS, on_c_find, on_extended_negotiation
+from pacs.dimse.retrieve import Retriever
+from pacs.dimse.tls import Credentials, SecureWire, TlsPort
+from pacs.dimse.upper_layer import NOBODY, DimseLimits, Listener, PeerAssociation, Wire
 from pacs.errors import Broken, Forbidden, Unavailable
 from pacs.peers import Peers
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
-VERIFICATION: Final = "1.2.840.10008.1.1"
+
+# The better first, though every peer must take the second (PS3.5 10.1).
+QUERY_SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 STORAGE_ROOT: Final = "1.2.840.10008.5.1.4.1.1."
 STORAGE_ELSEWHERE: Final = frozenset(
@@ -57,7 +63,6 @@ PRIVATE_STORAGE: Final = frozenset(
 
 DRAIN_QUIET_S: Final = 1.0  # while draining, an association that is silent for so long is aborted
 DRAIN_STEP_S: Final = 0.05
-STOP_STEP_S: Final = 0.1  # how often the listener looks whether it should stop
 
 log = logging.getLogger(__name__)
 
@@ -102,35 +107,45 @@ def is_storage(sop_class_uid: str, private_sop_class_uids: AbstractSet[str]) -> 
 
 
 def supported(
-    proposed: list[PresentationContext], private_sop_class_uids: AbstractSet[str]
+    proposed: list[PresentationContext],
+    private_sop_class_uids: AbstractSet[str],
+    receiving: AbstractSet[str] = frozenset(),
 ) -> list[PresentationContext]:
-    """The contexts that answer a proposal: verification, and what it proposes for storage.
+    """The contexts that answer a proposal: verification, query, and what it proposes for storage.
 
-    Each proposed storage context is narrowed to its first transfer syntax. We can store them all,
-    so the first is the answer, and pynetdicom's negotiation finds no other.
+    Each proposed storage context is narrowed to one transfer syntax, so that it is the answer and
+    pynetdicom's negotiation finds no other: the first, since we can store them all. Who wants to be
+    sent instances, by C-GET, proposes the role of an SCP for their classes; either role is granted.
+    For the classes in `receiving` it proposes no other role, and gets a syntax we can always make.
     """
-    verification = PresentationContext()
-    verification.abstract_syntax = VERIFICATION
-    verification.add_transfer_syntax(ImplicitVRLittleEndian)
-    verification.add_transfer_syntax(ExplicitVRLittleEndian)
-    answers = {VERIFICATION: verification}
+    answers = {uid: _answer(uid, *QUERY_SYNTAXES) for uid in (VERIFICATION, *ROOTS)}
     for context in proposed:
         sop_class_uid = str(context.abstract_syntax)
         if not is_storage(sop_class_uid, private_sop_class_uids):
             continue
         first = context.transfer_syntax[0]
+        if sop_class_uid in receiving:
+            first = next((uid for uid in QUERY_SYNTAXES if uid in context.transfer_syntax), first)
         context.transfer_syntax = [first]
-        answer = answers.setdefault(sop_class_uid, PresentationContext())
-        answer.abstract_syntax = context.abstract_syntax
+        answer = answers.setdefault(sop_class_uid, _answer(sop_class_uid))
         answer.add_transfer_syntax(first)
+        answer.scu_role = answer.scp_role = True
     return list(answers.values())
 
 
-class Receiver:
-    """The DIMSE service of one archive on one port.
+def _answer(sop_class_uid: str, *transfer_syntax_uids: str) -> PresentationContext:
+    context = PresentationContext()
+    context.abstract_syntax = UID(sop_class_uid)
+    context.transfer_syntax = [UID(uid) for uid in transfer_syntax_uids]
+    return context
 
-    The port is bound once this exists, served after `start`, and free again after `stop`. While it
-    drains, new associations are told to come back later and running ones may finish.
+
+class Receiver:
+    """The DIMSE service of one archive on one port, and on a second one by TLS where that is asked.
+
+    The ports are bound once this exists, served after `start`, and free again after `stop`. While it
+    drains, new associations are told to come back later and running ones may finish. The limits
+    hold for each port. `credentials` are what it shows to the peers that it calls by TLS.
     """
 
     def __init__(
@@ -143,42 +158,62 @@ class Receiver:
         port: int = 11112,
         limits: DimseLimits = DimseLimits(),  # noqa: B008 - frozen, so one may be shared
         private_sop_class_uids: AbstractSet[str] = PRIVATE_STORAGE,
+        tls: TlsPort | None = None,
+        credentials: Credentials = Credentials(),  # noqa: B008 - frozen, so one may be shared
     ) -> None:
         self.ae_title = ae_title.strip()
         self._peers = peers
         self._private_sop_class_uids = private_sop_class_uids
         self._is_draining = False
-        self._listener = _listen(
-            application_entity(self.ae_title, limits),
-            (address, port),
-            limits,
-            [
-                (evt.EVT_REQUESTED, self._on_requested),
-                (evt.EVT_C_ECHO, on_c_echo),
-                (evt.EVT_C_STORE, on_c_store, [archive]),
-            ],
-            self._on_end,
-        )
-        self._thread = threading.Thread(
-            target=self._listener.serve_forever,
-            args=(STOP_STEP_S,),
-            name="DIMSE receiver",
-            daemon=True,
-        )
+        self._decoder = Decoder()
+        retriever = Retriever(archive, self._decoder, peers, self.ae_title, credentials)
+        handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_C_ECHO, on_c_echo),
+            (evt.EVT_C_STORE, on_c_store, [archive]),
+            (evt.EVT_SOP_EXTENDED, on_extended_negotiation),
+            (evt.EVT_C_FIND, on_c_find, [archive, self.ae_title, limits.answers_max]),
+            (evt.EVT_C_GET, retriever.on_c_get),
+            (evt.EVT_C_MOVE, retriever.on_c_move),
+        ]
+        wires: list[tuple[int, Callable[..., Wire]]] = [(port, Wire)]
+        if tls is not None:
+            wires.append((tls.port, partial(SecureWire, context=tls.context)))
+        self._listeners = [
+            _listen(
+                application_entity(self.ae_title, limits),
+                (address, number),
+                limits,
+                handlers,
+                self._on_end,
+                wire,
+            )
+            for number, wire in wires
+        ]
 
     @property
     def port(self) -> int:
         """The port that is bound: the one asked for, or the one the system chose for 0."""
-        return int(self._listener.server_address[1])
+        return self._listeners[0].port
+
+    @property
+    def tls_port(self) -> int | None:
+        """The port that is bound for TLS, None without one."""
+        return self._listeners[1].port if len(self._listeners) > 1 else None
 
     @property
     def associations(self) -> int:
         """Associations that stand, with those that are being refused."""
-        return len(self._listener.active_associations)
+        return len(self._active)
+
+    @property
+    def _active(self) -> list[PeerAssociation]:
+        return [one for listener in self._listeners for one in listener.active_associations]
 
     def start(self) -> None:
         """Answer requests, in threads of their own."""
-        self._thread.start()
+        for listener in self._listeners:
+            listener.start()
 
     def drain(self, deadline_s: float) -> bool:
         """Let running requests finish; True if all associations ended within the deadline.
@@ -190,23 +225,21 @@ class Receiver:
         self._is_draining = True
         until = time.monotonic() + deadline_s
         while self.associations and time.monotonic() < until:
-            for association in self._listener.active_associations:
+            for association in self._active:
                 if not association.is_busy and association.quiet_s >= DRAIN_QUIET_S:
                     association.dismiss()
             time.sleep(DRAIN_STEP_S)
         return self.associations == 0
 
     def stop(self) -> None:
-        """Free the port and abort what still stands. What was not answered is not stored twice:
+        """Free the ports and abort what still stands. What was not answered is not stored twice:
         its sender sends it again."""
-        if self._thread.is_alive():
-            self._listener.stop()
-            self._thread.join()
-        else:
-            self._listener.server_close()
-        for association in self._listener.active_associations:
+        for listener in self._listeners:
+            listener.stop()
+        for association in self._active:
             association.dismiss()
             association.join()
+        self._decoder.close()
 
     def _on_requested(self, event: evt.Event) -> None:
         """Refuse an association, or say which contexts it may have."""
@@ -220,7 +253,13 @@ class Receiver:
         ) or self._recognise(association, request)
         if refusal is None:
             association.acceptor.supported_contexts = supported(
-                request.presentation_context_definition_list, self._private_sop_class_uids
+                request.presentation_context_definition_list,
+                self._private_sop_class_uids,
+                {
+                    str(uid)
+                    for uid, role in association.requestor.role_selection.items()
+                    if role.scp_role and not role.scu_role
+                },
             )
             return
         log.warning("association refused: %s", refusal, extra={"calling": request.calling_ae_title})
@@ -235,6 +274,7 @@ class Receiver:
                 request.calling_ae_title or "",
                 requestor.address or "",
                 requestor.implementation_version_name or "",
+                cast(Wire, association.dul.socket).certified_names,
             )
         except Forbidden:
             return CALLING_AE_TITLE_NOT_RECOGNISED
@@ -245,20 +285,9 @@ class Receiver:
 
     def _on_end(self, association: PeerAssociation) -> None:
         """Note what ended a peer's association before its time."""
-        if association.trouble and association.actor.name:
+        has_trouble = association.trouble and not association.is_released
+        if has_trouble and association.actor is not NOBODY:
             self._peers.note(association.actor.name, association.trouble)
-
-
-def application_entity(ae_title: str, limits: DimseLimits) -> ApplicationEntity:
-    """Who we are in an association, with the time-outs of the limits."""
-    ae = ApplicationEntity(ae_title)
-    ae.implementation_class_uid = uids.IMPLEMENTATION_CLASS_UID
-    ae.implementation_version_name = uids.IMPLEMENTATION_VERSION_NAME
-    ae.maximum_pdu_size = limits.pdu_bytes_max
-    ae.maximum_associations = limits.associations_max + REFUSALS_MAX + 1  # the listener counts
-    ae.acse_timeout = limits.artim_s
-    ae.network_timeout = limits.idle_s
-    return ae
 
 
 def _listen(
@@ -267,9 +296,10 @@ def _listen(
     limits: DimseLimits,
     handlers: list[evt.EventHandlerType],
     on_end: Callable[[PeerAssociation], None],
+    wire: Callable[..., Wire],
 ) -> Listener:
     """Bind the port. Raises Broken where another process has it, or the address is not ours."""
     try:
-        return Listener(ae, address, limits, handlers, on_end)
+        return Listener(ae, address, limits, handlers, on_end, wire)
     except OSError as error:
         raise Broken("the DIMSE port cannot be bound", port=address[1]) from error

@@ -10,20 +10,21 @@ from __future__ import annotations
 import mmap
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pynetdicom.pdu_primitives import A_ASSOCIATE
-
+from pacs import peers
 from pacs.dicom import uids
 from pacs.dicom.part10 import IMPLICIT_VR_LITTLE_ENDIAN, Buffer, Part10, read_part10, scan
 from pacs.dimse import reasons
+from pacs.dimse.entity import VERIFICATION, application_entity
 from pacs.dimse.messages import CONTEXTS_MAX
-from pacs.dimse.scp import VERIFICATION, application_entity
 from pacs.dimse.status import SUCCESS
-from pacs.dimse.upper_layer import DimseLimits, PeerAssociation, associate
+from pacs.dimse.tls import Credentials, SecureWire
+from pacs.dimse.upper_layer import DimseLimits, PeerAssociation, Wire, associate
 from pacs.errors import BadObject, NodeError, Unreachable
 
 ZIP_MEMBERS_MAX: Final = 1_000_000  # of one zip archive; one with more is not opened
@@ -45,6 +46,13 @@ class Peer:
     port: int
     called_ae_title: str = "ISOCENTER"
     calling_ae_title: str = "ISOCENTER"
+    tls: Credentials | None = None  # None: in the clear
+
+    @classmethod
+    def listed(cls, peer: peers.Peer, calling_ae_title: str, credentials: Credentials) -> Peer:
+        """A listed peer, called by TLS with these credentials if that is how it is called."""
+        tls = credentials if peer.tls else None
+        return cls(peer.host, peer.port, peer.ae_title, calling_ae_title, tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,28 +259,25 @@ class _Line:
 def associated(peer: Peer, contexts: Iterable[tuple[str, ...]]) -> PeerAssociation:
     """An association with a peer: each context a SOP class and its transfer syntaxes.
 
-    Raises Unreachable with the reason in plain words; "it" is the peer.
+    Raises Unreachable with the reason in plain words, in which "it" is the peer, and Broken where
+    our own credentials are of no use.
     """
     limits = DimseLimits()
+    wire: Callable[..., Wire] = Wire
+    if peer.tls is not None:
+        wire = partial(SecureWire, context=peer.tls.calling(), host=peer.host)
     ae = application_entity(peer.calling_ae_title, limits)
     ae.dimse_timeout, ae.network_timeout = ANSWER_S, None
     ae.connection_timeout = CONNECTION_S
     try:
-        association = associate(ae, (peer.host, peer.port), peer.called_ae_title, contexts, limits)
-    except OSError as error:
+        address = (peer.host, peer.port)
+        association = associate(ae, address, peer.called_ae_title, contexts, limits, wire)
+    except (OSError, UnicodeError) as error:
         raise Unreachable(reasons.UNKNOWN_HOST) from error
     if not association.is_established:
-        raise Unreachable(_why_not(association))
+        nothing = reasons.NOTHING_IN_COMMON if association.rejected_contexts else reasons.NO_ANSWER
+        raise Unreachable(association.trouble or nothing)
     return association
-
-
-def _why_not(association: PeerAssociation) -> str:
-    answer = association.acceptor.primitive
-    if isinstance(answer, A_ASSOCIATE) and association.is_rejected:
-        return reasons.of_rejection(answer.result_source or 0, answer.diagnostic or 0)
-    if association.rejected_contexts:
-        return reasons.NOTHING_IN_COMMON
-    return association.trouble or reasons.NO_ANSWER
 
 
 def echo(peer: Peer) -> None:

@@ -43,7 +43,7 @@ from pynetdicom.dimse_primitives import (
 )
 from pynetdicom.dul import _PDU_TYPES, DULServiceProvider
 from pynetdicom.fsm import TRANSITION_TABLE
-from pynetdicom.pdu import P_DATA_TF, _PDUType
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ, P_DATA_TF, _PDUType
 from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, _PDUPrimitiveType
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import StorageServiceClass, attempt
@@ -58,6 +58,7 @@ from pynetdicom.transport import (
 from pacs.access import Actor
 from pacs.dicom.part10 import Buffer
 from pacs.dimse import messages, reasons
+from pacs.dimse.status import comment_of
 from pacs.errors import Refused, Unreachable
 
 PYNETDICOM: Final = "3.0.4"  # the version whose private members are overridden here
@@ -67,8 +68,12 @@ LINGER_S: Final = 1.0  # a peer that was told goodbye has this long to read it a
 SEND_DEADLINE_S: Final = 30.0  # a peer that takes no byte of ours for so long is gone
 REFUSALS_MAX: Final = 16  # associations beyond the cap that get an A-ASSOCIATE-RJ; more: closed
 REQUESTS_WAITING_MAX: Final = 8  # the window we negotiate is 1 (PS3.7 D.3.3.3); more: A-ABORT
+STOP_STEP_S: Final = 0.1  # how often the listener looks whether it should stop
 PAUSE_STEP_S: Final = 0.0001  # how often a sender looks whether the reactor has stepped aside
 MESSAGE_IDS: Final = 65_535
+BATCH_BYTES: Final = 1 << 19  # of a data set, sent at once; meanwhile nothing else is acted upon
+
+_MAY_SEND_DATA: Final = frozenset(("Sta6", "Sta8"))  # established, or asked for its release
 
 NOBODY: Final = Actor("peer", "", actions=frozenset())  # whoever has not been recognised yet
 
@@ -108,13 +113,20 @@ class DimseLimits:
     pdu_bytes_max: int = 131_072  # offered to the peer; a longer P-DATA-TF: A-ABORT
     associate_pdu_bytes_max: int = 1 << 20  # a longer A-ASSOCIATE: A-ABORT
     data_set_bytes_max: int = 1 << 31  # a longer data set: A700
+    answers_max: int = 1_000_000  # matches of one C-FIND; more: A700 after so many
     artim_s: float = 15.0  # from the connection to its A-ASSOCIATE-RQ: A-ABORT
     pdu_deadline_s: float = 15.0  # from the first byte of a PDU to its last: A-ABORT
     idle_s: float = 30.0  # no PDU either way, and nothing being served: A-ABORT
 
 
 class Wire(AssociationSocket):
-    """A non-blocking socket that is read and written in whole PDUs, each against a deadline."""
+    """A non-blocking socket that is read and written in whole PDUs, each against a deadline.
+
+    What a secure wire does otherwise stands in methods of its own: `pacs/dimse/tls.py`.
+    """
+
+    is_greeting = False  # whether a handshake must be made before the first PDU
+    certified_names: frozenset[str] | None = None  # of a certificate that the peer proved to hold
 
     def __init__(
         self,
@@ -129,7 +141,7 @@ class Wire(AssociationSocket):
     def connect(self, primitive: T_CONNECT) -> None:
         """Connect as requestor. The result is an event of the state machine."""
         try:
-            self._reach(primitive.address_info)
+            self.reach(primitive.address_info)
         except OSError as error:
             cast(PeerAssociation, self.assoc).trouble = reasons.of_connection(error)
             self._shutdown_socket()
@@ -141,7 +153,7 @@ class Wire(AssociationSocket):
         self.provider_queue.put(primitive)
         self._ready.set()
 
-    def _reach(self, address: AddressInformation) -> None:
+    def reach(self, address: AddressInformation) -> None:
         """Connect and make the socket ready for use. Raises OSError."""
         assert self.socket is not None, "a requestor connects once, and first of all"
         self.socket.settimeout(self.assoc.connection_timeout)
@@ -162,13 +174,33 @@ class Wire(AssociationSocket):
         poll.register(self.socket, event)
         return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
 
+    def greet(self, until: float) -> None:
+        """Go on with the handshake until it is made or the moment comes. Raises OSError."""
+
+    def begins(self, until: float) -> bool:
+        """Whether a PDU begins before the moment `until`. Raises EOFError or OSError."""
+        return self.wait(select.POLLIN, until)
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Read some of what has come; 0 at the end. Raises BlockingIOError if nothing has."""
+        if self.socket is None:
+            raise EOFError
+        return self.socket.recv_into(buffer)
+
+    def transmit(self, data: memoryview) -> int:
+        """Write some; how much. Raises BlockingIOError if nothing can be written now."""
+        if self.socket is None:
+            raise EOFError
+        return self.socket.send(data)
+
+    def part(self) -> None:
+        """Say that nothing more will come, where the transport has words for it."""
+
     def fill(self, buffer: memoryview, until: float) -> None:
         """Read until the buffer is full. Raises EOFError, TimeoutError or another OSError."""
         while buffer:
-            if self.socket is None:
-                raise EOFError
             try:
-                count = self.socket.recv_into(buffer)
+                count = self.receive_into(buffer)
             except BlockingIOError:
                 if not self.wait(select.POLLIN, until):
                     raise TimeoutError from None
@@ -176,7 +208,8 @@ class Wire(AssociationSocket):
             if count == 0:
                 raise EOFError
             buffer = buffer[count:]
-            _acknowledge(self.socket)
+            if self.socket is not None:
+                acknowledge(self.socket)
             if buffer and time.monotonic() > until:
                 raise TimeoutError
 
@@ -209,21 +242,28 @@ class Wire(AssociationSocket):
         rest, until = memoryview(bytestream), time.monotonic() + SEND_DEADLINE_S
         try:
             while rest:
-                if self.socket is None:
-                    raise EOFError
                 try:
-                    rest = rest[self.socket.send(rest) :]
+                    rest = rest[self.transmit(rest) :]
                 except BlockingIOError:
                     if not self.wait(select.POLLOUT, until):
                         raise TimeoutError from None
-        except (OSError, EOFError):
-            self.event_queue.put("Evt17")
+        except (OSError, EOFError) as error:
+            self.lost(error)
+
+    def lost(self, error: OSError | EOFError) -> None:
+        """The peer is gone: event 17."""
+        association = cast(PeerAssociation, self.assoc)
+        association.trouble = association.trouble or reasons.of_loss(
+            error, is_established=association.is_established
+        )
+        self.event_queue.put("Evt17")
 
     def _shutdown_socket(self) -> None:
         """Close the socket for good; a peer that reset the connection is no reason to keep it."""
         connection = self.socket
         if connection is None:
             return
+        self.part()
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         connection.close()
@@ -234,6 +274,7 @@ class Wire(AssociationSocket):
         Closing at once with unread bytes would send a reset, and a reset overtakes the A-ABORT.
         """
         until = time.monotonic() + LINGER_S
+        self.part()
         with suppress(OSError):  # a peer that closed first did what we wait for
             if self.socket is not None:
                 self.socket.shutdown(socket.SHUT_WR)
@@ -248,10 +289,10 @@ def _prepare(connection: socket.socket) -> None:
     connection.setblocking(False)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    _acknowledge(connection)
+    acknowledge(connection)
 
 
-def _acknowledge(connection: socket.socket) -> None:
+def acknowledge(connection: socket.socket) -> None:
     """Acknowledge what came without the usual delay.
 
     Senders that write a PDU in two calls with Nagle's algorithm on, as DCMTK does, wait for this
@@ -308,6 +349,14 @@ class UpperLayer(DULServiceProvider):
                     self.to_provider_queue.get(False)  # the state it came too late for left it
             self._idle_timer.restart()
 
+    def send_data(self, pdus: bytes) -> None:
+        """Send whole P-DATA-TF PDUs: action DT-1 (PS3.8 9.2.3), many at once and without objects."""
+        with self._monitor:
+            if self.state_machine.current_state in _MAY_SEND_DATA:
+                cast(Wire, self.socket).send(pdus)
+                self._idle_timer.restart()
+                self._act()
+
     def _act(self) -> None:
         """Let the state machine take every waiting event."""
         with self._monitor:
@@ -336,6 +385,8 @@ class UpperLayer(DULServiceProvider):
         """Wait for one thing to happen, act on it, and wake the association if that concerns it."""
         if not wire.is_connected:
             self._kill_thread |= wire.socket is None
+        elif wire.is_greeting:
+            self._greet(wire)
         elif self.artim_timer.expired:
             # The standard would close without a word (AA-2); an A-ABORT tells the peer why.
             event = "Evt19" if self.state_machine.current_state == "Sta2" else "Evt18"
@@ -349,14 +400,24 @@ class UpperLayer(DULServiceProvider):
         if has_news or self.idle_timer_expired():
             self.work.put(None)
 
+    def _greet(self, wire: Wire) -> None:
+        """Go on with the handshake for a tick; its failure is event 17, and a matter of security."""
+        try:
+            wire.greet(time.monotonic() + TICK_S)
+        except (OSError, EOFError) as error:
+            reason = reasons.of_connection(error)
+            log.warning("security: %s: %s", self.assoc.name, reason)
+            cast(PeerAssociation, self.assoc).trouble = reason
+            self.event_queue.put("Evt17")
+
     def _listen(self, wire: Wire) -> None:
         """Read one PDU if one begins within a tick."""
         try:
-            if wire.wait(select.POLLIN, time.monotonic() + TICK_S):
+            if wire.begins(time.monotonic() + TICK_S):
                 self._read_pdu_data()
                 self._idle_timer.restart()
-        except (OSError, EOFError):
-            self._lost()
+        except (OSError, EOFError) as error:
+            wire.lost(error)
 
     def _read_pdu_data(self) -> None:
         """Read one PDU and queue its event; what is refused becomes event 19, an A-ABORT."""
@@ -369,25 +430,17 @@ class UpperLayer(DULServiceProvider):
         except MALFORMED as error:
             log.warning("association aborted: a PDU is malformed (%s)", type(error).__name__)
             self._blame("a PDU is malformed")
-        except (OSError, EOFError):
-            self._lost()
+        except (OSError, EOFError) as error:
+            cast(Wire, self.socket).lost(error)
         else:
-            if kind == messages.ABORT:
-                cast(PeerAssociation, self.assoc).trouble = reasons.ABORTED
+            cast(PeerAssociation, self.assoc).trouble = _trouble_in(decoded)
             self._recv_pdu.put(decoded)
             self.event_queue.put(event)
 
     def _blame(self, reason: str) -> None:
         """The peer broke a rule: event 19, an A-ABORT."""
-        cast(PeerAssociation, self.assoc).trouble = reason
+        cast(PeerAssociation, self.assoc).trouble = reasons.of_breach(reason)
         self.event_queue.put("Evt19")
-
-    def _lost(self) -> None:
-        """The peer is gone: event 17."""
-        cast(PeerAssociation, self.assoc).trouble = (
-            reasons.BROKEN if self.assoc.is_established else reasons.BROKEN_IN_NEGOTIATION
-        )
-        self.event_queue.put("Evt17")
 
     def _decoded(self, kind: int, pdu: bytearray) -> tuple[_PDUType, str]:
         """The PDU and the state machine's event for it. Raises Refused, or one of MALFORMED."""
@@ -413,6 +466,16 @@ class UpperLayer(DULServiceProvider):
         return not self.is_alive()
 
 
+def _trouble_in(pdu: _PDUType) -> str:
+    """What a PDU that ends an association says; empty for any other.
+
+    A rejection is read here since pynetdicom takes one that comes at once for a failed connection.
+    """
+    if isinstance(pdu, A_ASSOCIATE_RJ):
+        return reasons.of_rejection(pdu.source or 0, pdu.reason_diagnostic or 0)
+    return reasons.ABORTED if isinstance(pdu, A_ABORT_RQ) else ""
+
+
 def _check_contexts(contexts: Sequence[PresentationContext]) -> None:
     """Refuse presentation contexts that negotiation could not answer one by one (PS3.8 9.3.2.2)."""
     numbers = Counter(context.context_id for context in contexts)
@@ -425,7 +488,7 @@ def _check_contexts(contexts: Sequence[PresentationContext]) -> None:
 class Messages(DIMSEServiceProvider):
     """Joins fragments to messages and checks them before pynetdicom builds anything of them.
 
-    C-STORE, the message that comes a thousand times a second, is read and answered here without a
+    C-STORE, the message that comes and goes a thousand times a second, is coded here without a
     pydicom data set for its command. All others go through pynetdicom's own coding.
     """
 
@@ -463,6 +526,9 @@ class Messages(DIMSEServiceProvider):
         if field == messages.C_STORE_RQ:
             self.msg_queue.put((message.context_id, _store_request(message)))
             return
+        if field == messages.C_STORE_RSP:
+            self.msg_queue.put((message.context_id, _store_response(message)))
+            return
         if field in (messages.C_FIND_RQ, messages.C_GET_RQ, messages.C_MOVE_RQ):
             # A C-CANCEL that crossed the last response must not end this one of the same number.
             self.cancel_req.clear()
@@ -495,18 +561,19 @@ class Messages(DIMSEServiceProvider):
 
     def send_fragments(self, context_id: int, kind: int, whole: Buffer) -> None:
         """Send a command set (`messages.COMMAND`) or a data set (0) as the peer can take it."""
-        view = memoryview(whole)
-        ours = cast(PeerAssociation, self.assoc).dul.limits.pdu_bytes_max
+        layer = cast(PeerAssociation, self.assoc).dul
+        ours = layer.limits.pdu_bytes_max
         room = min(self.maximum_pdu_size or ours, ours) - messages.PDV_HEADER_BYTES
         step = max(2, room & ~1)  # fragments are of even length (PS3.8 E.1)
-        for start in range(0, max(1, len(view)), step):
+        per_batch = max(1, BATCH_BYTES // step) * step
+        view = memoryview(whole)
+        for start in range(0, max(1, len(view)), per_batch):
             if not self.assoc.is_established:
                 return
-            control = kind | (messages.LAST if start + step >= len(view) else 0)
-            value = P_DATA()
-            fragment = bytes([control]) + view[start : start + step]
-            value.presentation_data_value_list.append((context_id, fragment))
-            self.dul.send_pdu(value)
+            end = min(start + per_batch, len(view))
+            is_last = end == len(view)
+            pieces = messages.data_pdus(context_id, kind, view[start:end], step, is_last=is_last)
+            layer.send_data(pieces)
 
 
 def _store_request(message: messages.Message) -> C_STORE:
@@ -520,6 +587,17 @@ def _store_request(message: messages.Message) -> C_STORE:
     request.AffectedSOPInstanceUID = messages.uid(message.command, messages.AFFECTED_INSTANCE)
     request.DataSet = message.data_set
     return request
+
+
+def _store_response(message: messages.Message) -> C_STORE:
+    """pynetdicom's C-STORE primitive for the answer to one of ours (PS3.7 9.3.1.2)."""
+    response = C_STORE()
+    response._context_id = message.context_id
+    response.MessageIDBeingRespondedTo = messages.number(message.command, messages.RESPONDED_TO)
+    response.Status = messages.number(message.command, messages.STATUS)
+    comment = message.command.get(messages.ERROR_COMMENT, b"").decode("ascii", "replace")
+    response.ErrorComment = comment_of(comment) or None  # type: ignore[assignment]  # it is text
+    return response
 
 
 def _response(primitive: C_STORE) -> bytes:
@@ -747,7 +825,7 @@ class Doorkeeper(RequestHandler):
         association = PeerAssociation(self.ae, MODE_ACCEPTOR, server.limits)
         association._server = server
         association.name = f"association {self.client_address[0]}:{self.client_address[1]}"
-        association.set_socket(Wire(association, client_socket=self.request))
+        association.set_socket(server.wire(association, client_socket=self.request))
         association.acceptor.maximum_length = self.ae.maximum_pdu_size
         association.acceptor.ae_title = server.ae_title
         association.acceptor.address_info = self.local
@@ -772,13 +850,18 @@ class Listener(AssociationServer):
         limits: DimseLimits,
         handlers: list[evt.EventHandlerType],
         on_end: Callable[[PeerAssociation], None] = _nothing,
+        wire: Callable[..., Wire] = Wire,
     ) -> None:
         self.limits = limits
+        self.wire = wire
         self._on_end = on_end
         self._lock = threading.Lock()
         self._addresses: dict[PeerAssociation, str] = {}
         super().__init__(
             ae, address, ae.ae_title, [], evt_handlers=handlers, request_handler=Doorkeeper
+        )
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(STOP_STEP_S,), name="DIMSE listener", daemon=True
         )
 
     @property
@@ -814,9 +897,20 @@ class Listener(AssociationServer):
     def service_actions(self) -> None:
         """pynetdicom collects garbage here, and stops the world; the collector needs no help."""
 
+    @property
+    def port(self) -> int:
+        """The port that is bound: the one asked for, or the one the system chose for 0."""
+        return int(self.server_address[1])
+
+    def start(self) -> None:
+        """Accept connections, in a thread of its own."""
+        self._thread.start()
+
     def stop(self) -> None:
         """Accept no more connections and free the port."""
-        super(AssociationServer, self).shutdown()
+        if self._thread.is_alive():
+            super(AssociationServer, self).shutdown()
+            self._thread.join()
         self.server_close()
 
 
@@ -826,6 +920,7 @@ def associate(
     called_ae_title: str,
     contexts: Iterable[tuple[str, ...]],
     limits: DimseLimits,
+    wire: Callable[..., Wire] = Wire,
 ) -> PeerAssociation:
     """Request an association; a SOP class with its transfer syntaxes becomes one context.
 
@@ -837,7 +932,7 @@ def associate(
         local = AddressInformation("::0", 0)
     association = PeerAssociation(ae, MODE_REQUESTOR, limits)
     association.name = f"association to {address[0]}:{address[1]}"
-    association.set_socket(Wire(association, address=local))
+    association.set_socket(wire(association, address=local))
     association.acceptor.ae_title = called_ae_title
     association.acceptor.address_info = remote
     association.requestor.ae_title = ae.ae_title

@@ -14,6 +14,7 @@ from inference.registry import Registry
 from pacs.archive import Archive, Duplicates
 from pacs.config import Config
 from pacs.dimse import scu
+from pacs.dimse.tls import Credentials
 from pacs.index import Index, open_index
 from pacs.peers import Echo, Peer, Peers
 from pacs.projects import Project, project_key
@@ -48,11 +49,17 @@ class Node:
 
     def echo(self, ae_title: str) -> Echo:
         """Ask a listed peer whether it is there. Raises Missing or BadQuery."""
-        return self.peers.echo(ae_title, lambda peer: scu.echo(self.line_to(peer)))
 
-    def line_to(self, peer: Peer) -> scu.Peer:
-        """How a listed peer is called, and under which title."""
-        return scu.Peer(peer.host, peer.port, peer.ae_title, self.config.dimse.aet)
+        def ask(peer: Peer) -> None:
+            scu.echo(scu.Peer.listed(peer, self.config.dimse.aet, self.credentials))
+
+        return self.peers.echo(ae_title, ask)
+
+    @property
+    def credentials(self) -> Credentials:
+        """What we show by TLS, and whom we trust."""
+        dimse = self.config.dimse
+        return Credentials(dimse.tls_certificate, dimse.tls_key, dimse.tls_ca)
 
     def close(self) -> None:
         """Close every connection."""

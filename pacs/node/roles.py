@@ -27,6 +27,7 @@ from pacs.archive import upkeep
 from pacs.config import Config
 from pacs.decode import Decoder
 from pacs.dimse.scp import Receiver
+from pacs.dimse.tls import TlsPort
 from pacs.dimse.upper_layer import DimseLimits
 from pacs.errors import NodeError
 from pacs.node import Node, compose, version
@@ -45,20 +46,27 @@ log = logging.getLogger(__name__)
 
 
 def run_dimse(node: Node, stop: threading.Event) -> None:
-    """Receive until stop is set."""
-    limits = node.config.limits
+    """Receive until stop is set. Raises Broken where a port or the TLS files are of no use."""
+    limits, dimse = node.config.limits, node.config.dimse
+    tls = None
+    if dimse.tls_port is not None:
+        tls = TlsPort(dimse.tls_port, node.credentials.accepting(dimse.tls_client_certificate))
     receiver = Receiver(
         node.identified,
         node.peers,
-        ae_title=node.config.dimse.aet,
+        ae_title=dimse.aet,
         address=node.config.bind,
-        port=node.config.dimse.port,
+        port=dimse.port,
+        tls=tls,
+        credentials=node.credentials,
         limits=DimseLimits(
             associations_max=limits.associations_max, idle_s=limits.association_idle_s
         ),
     )
     receiver.start()
     log.info("DIMSE on %s:%d", node.config.bind, receiver.port)
+    if receiver.tls_port is not None:
+        log.info("DICOM TLS on %s:%d", node.config.bind, receiver.tls_port)
     stop.wait()
     receiver.drain(limits.drain_s)
     receiver.stop()
@@ -174,8 +182,9 @@ def prepare_logging(role: str, level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Discreet(f"%(asctime)s {role} %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in ("pynetdicom", "pydicom", "highdicom", "alembic", "uvicorn.error", "urllib3"):
+    for name in ("pynetdicom", "pydicom", "highdicom", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a bug's trace, made discreet
     # Warnings of pydicom and highdicom repeat the value they doubt.
     warnings.simplefilter("ignore")
     # What ends a thread or the role would be printed with its message, which may quote a patient.
@@ -205,6 +214,9 @@ def main(role: str) -> None:
         raise SystemExit(1) from None
     try:
         RUN[role](node, stop)
+    except NodeError as error:
+        log.error("cannot serve: %s", error)
+        raise SystemExit(1) from None
     finally:
         node.close()
 

@@ -21,7 +21,7 @@ from pacs.config import Config
 WATCH_S: Final = 0.2  # how often the roles are looked at
 PAUSE_S_MAX: Final = 30.0  # the longest pause before a role that keeps dying is started again
 STEADY_S: Final = 30.0  # a role that ran this long starts again with the shortest pause
-KILL_S: Final = 5.0  # what SIGTERM is given beyond the drain before SIGKILL follows
+KILL_S: Final = 3.0  # what SIGTERM is given beyond the drain before SIGKILL follows
 
 log = logging.getLogger(__name__)
 

@@ -76,7 +76,7 @@ class StartedNode:
             "ISOCENTER_DIMSE__PORT": str(self.dimse_port),
             "ISOCENTER_HTTP__PORT": str(self.http_port),
         }
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
 
     # processes
 
@@ -91,7 +91,7 @@ class StartedNode:
                 stdout=log,
                 stderr=log,
             )
-        self._processes.append(process)
+        self.processes.append(process)
         return process
 
     def wait_until_ready(self) -> None:
@@ -103,28 +103,28 @@ class StartedNode:
             socket.create_connection((LOOPBACK, self.dimse_port), timeout=1).close()
             return self.client.get("/readyz").is_success
         except (OSError, httpx.TransportError):
-            assert self._processes[-1].poll() is None, self.said()
+            assert self.processes[-1].poll() is None, self.said()
             return False
 
     def roles(self, supervisor: subprocess.Popen[bytes] | None = None) -> dict[str, int]:
         """The process id of each role that lives, as the kernel tells it."""
-        parent = (supervisor or self._processes[0]).pid
+        parent = (supervisor or self.processes[0]).pid
         return {role: pid for pid, role in _roles_below(parent)}
 
     def stop(self) -> None:
         """End it as an operator does, which must succeed within the promised time."""
-        for process in self._processes:
+        for process in self.processes:
             process.send_signal(signal.SIGTERM)
-        for process in self._processes:
+        for process in self.processes:
             assert process.wait(STOP_S_MAX) == 0, self.said()
-        self._processes.clear()
+        self.processes.clear()
 
     def kill(self) -> None:
         """End the supervisors at once; their roles notice and follow."""
-        for process in self._processes:
+        for process in self.processes:
             process.kill()
             process.wait()
-        self._processes.clear()
+        self.processes.clear()
 
     def restart(self) -> None:
         """Stop in good order, start, wait."""
@@ -189,17 +189,19 @@ class StartedNode:
         return [run for run in self.runs(study) if run["state"] != "superseded"]
 
     def wait_for_results(self, study: str, *, generation: int = 1) -> list[dict[str, Any]]:
-        """The visible runs once every job of a study, up to this generation or later, has ended."""
+        """The visible runs once a study is complete, at this generation or later, and jobs ended."""
 
         def ended() -> bool:
-            jobs = self.jobs(study)
+            status = self.json("/api/worklist-status")["studies"][study]
+            jobs = self.jobs(study)  # after the status, whose generation they must show
             return (
-                any(job["generation"] >= generation for job in jobs)
+                status["state"] == "complete"
+                and status["generation"] >= generation
+                and status["generation"] in {job["generation"] for job in jobs}
                 and all(job["state"] in ENDED for job in jobs)
-                and self.json("/api/worklist-status")["studies"][study]["state"] == "complete"
             )
 
-        wait_for("the results", ended)
+        wait_for(f"the results of generation {generation}", ended)
         return self.visible_runs(study)
 
 

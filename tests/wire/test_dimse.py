@@ -145,7 +145,7 @@ def test_storage_is_accepted_with_the_first_syntax_and_nothing_else_is(running: 
             Context(CT, (unknown_syntax, EXPLICIT)),
             Context(CT, (IMPLICIT, EXPLICIT)),
             Context(unknown_class, (unknown_syntax,)),
-            Context("1.2.840.10008.5.1.4.1.2.2.1"),  # Study Root FIND
+            Context("1.2.840.10008.5.1.4.31"),  # Modality Worklist FIND
             Context("1.2.826.0.1.3680043.9.9"),  # a private class
             Context("1.2.840.10008.5.1.4.1.1.201.2"),  # Inventory FIND, below the storage root
             Context("1.3.12.2.1107.5.9.1"),  # Siemens CSA Non-Image

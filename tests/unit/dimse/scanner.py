@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pydicom.uid import generate_uid
 from pacs.access import Actor
 from pacs.archive import Archive, Instance, Scope
 from pacs.dimse.scp import Receiver
+from pacs.dimse.tls import Credentials, TlsPort
 from pacs.dimse.upper_layer import DimseLimits
 from pacs.index import open_index
 from pacs.peers import Peer, Peers, Right
@@ -28,6 +30,7 @@ VERIFICATION: Final = "1.2.840.10008.1.1"
 EXPLICIT: Final = "1.2.840.10008.1.2.1"
 IMPLICIT: Final = "1.2.840.10008.1.2"
 
+NO_CREDENTIALS: Final = Credentials()
 OPERATOR: Final = Actor(kind="operator", name="test")
 
 
@@ -53,8 +56,12 @@ class Gone(Exception):
 class Scanner:
     """One association, or what passes for one."""
 
-    def __init__(self, port: int, *, timeout_s: float = 20.0) -> None:
+    def __init__(
+        self, port: int, *, timeout_s: float = 20.0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout_s)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self.accepted: dict[int, str] = {}
 
     def __enter__(self) -> Scanner:
@@ -264,14 +271,26 @@ class Node(NamedTuple):
 
 
 @contextmanager
-def node(folder: Path, limits: DimseLimits | None = None) -> Iterator[Node]:
+def node(
+    folder: Path,
+    limits: DimseLimits | None = None,
+    tls: TlsPort | None = None,
+    credentials: Credentials = NO_CREDENTIALS,
+) -> Iterator[Node]:
     """A node below a folder, stopped at the end of the block. SCANNER may ask it for everything."""
     index = open_index(f"sqlite:///{folder}/index.db")
     index.migrate()
     archive = Archive("identified", open_store(f"file://{folder}/store", "identified"), index)
     peers = Peers(index)
     peers.put(OPERATOR, Peer("SCANNER", "127.0.0.1", 104, rights=frozenset(Right)))
-    receiver = Receiver(archive, peers, port=0, limits=limits or DimseLimits())
+    receiver = Receiver(
+        archive,
+        peers,
+        port=0,
+        limits=limits or DimseLimits(),
+        tls=tls,
+        credentials=credentials,
+    )
     receiver.start()
     try:
         yield Node(archive, receiver, peers)

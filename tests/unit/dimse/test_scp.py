@@ -9,6 +9,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
 from pacs.dimse import scp
+from pacs.dimse.entity import VERIFICATION
 
 PRIVATE = "1.2.826.0.1.3680043.9.1"
 
@@ -86,8 +87,8 @@ def test_each_storage_context_is_answered_with_its_own_first_transfer_syntax() -
         proposal(ct, "1.2.2", "1.2.1"),
         proposal("1.2.3", "1.2"),
     ]
-    verification, storage = scp.supported(proposed, frozenset())
-    assert verification.abstract_syntax == scp.VERIFICATION
+    verification, *_, storage = scp.supported(proposed, frozenset())
+    assert verification.abstract_syntax == VERIFICATION
     assert storage.abstract_syntax == ct
     assert storage.transfer_syntax == ["1.2.1", "1.2.2"]
     assert [context.transfer_syntax for context in proposed] == [["1.2.1"], ["1.2.2"], ["1.2"]]

@@ -27,7 +27,9 @@ from pynetdicom import (
     dimse,
     dimse_messages,
     dul,
+    events,
     fsm,
+    presentation,
     service_class,
     transport,
 )
@@ -73,6 +75,10 @@ SOURCES: dict[Callable[..., Any], str] = {
     dimse_messages.DIMSEMessage.decode_msg: "f51c777e841a",
     dimse_messages.DIMSEMessage.message_to_primitive: "f8f43d34e434",
     service_class.StorageServiceClass.SCP: "63afca7fc6c6",
+    service_class.attempt.__exit__: "fd73ef3737fd",
+    acse.ACSE._check_sop_class_extended: "159f1a819108",
+    presentation.negotiate_as_acceptor: "d5413f08f0ac",
+    events.trigger: "b97f8a75e8af",
     acse.ACSE._negotiate_as_acceptor: "fffd360957c4",
     acse.ACSE._negotiate_as_requestor: "507959152c58",
     acse.ACSE.negotiate_release: "e66977c72923",
@@ -126,6 +132,7 @@ def test_the_attributes_we_replace_are_there_to_be_replaced() -> None:
     assert made._is_paused is False
     assert made._kill is False
     assert made._accepted_cx == {}
+    assert made.dimse.cancel_req == {}
 
 
 @contextmanager
