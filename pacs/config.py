@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from pacs.errors import BadQuery
 
 FILE_NAME: Final = "isocenter.toml"
 ENVIRONMENT_PREFIX: Final = "ISOCENTER_"
+
+_SECRET: Final = re.compile(r"(\b(?:password|secret|sslpassword)=)[^&]*")
 PROJECT_NAME: Final = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # it becomes part of paths and addresses
 
 
@@ -276,10 +279,10 @@ def in_force(config: Config, origins: Mapping[str, str]) -> dict[str, dict[str, 
 
 
 def masked(url: str) -> str:
-    """A URL without its secret."""
+    """A URL without its secrets: not in its user part, not among its parameters."""
     parts = urlsplit(url)
-    if not parts.password:
-        return url
-    user = parts.netloc.rpartition("@")[0].partition(":")[0]
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+    netloc = parts.netloc
+    if parts.password:
+        who, _, host = netloc.rpartition("@")
+        netloc = f"{who.partition(':')[0]}:***@{host}"
+    return urlunsplit(parts._replace(netloc=netloc, query=_SECRET.sub(r"\1***", parts.query)))

@@ -11,9 +11,11 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -168,6 +170,19 @@ def _check_all_held_once(node: StartedNode, sender: Sender) -> None:
         assert node.data_set(f"{series}/instances/{sop_instance_uid}") == sent, path.name
 
 
+def _put_to_sleep(node: StartedNode, role: str) -> None:
+    """Stop a role, but not inside a transaction, where it would hold SQLite's one lock."""
+    pid = node.roles()[role]
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        with suppress(sqlite3.OperationalError):
+            with closing(sqlite3.connect(node.data / "index.db", timeout=0.2)) as index:
+                index.execute("BEGIN IMMEDIATE")
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.02)
+
+
 def _infers(node: StartedNode) -> bool:
     jobs = node.jobs(CT_CHEST.study_instance_uid)
     return any(job["kind"] == "infer" and job["state"] == "running" for job in jobs)
@@ -190,12 +205,12 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     """
     with ExitStack() as stack:
         nodes = {}
-        for name, blow in (("killed", signal.SIGKILL), ("asleep", signal.SIGSTOP)):
+        for name, blow in (("killed", _kill), ("asleep", _put_to_sleep)):
             folder = tmp_path_factory.mktemp(name)
             node = nodes[name] = stack.enter_context(started_node(folder))
             node.send([CHEST])
             wait_for("the model to run", partial(_infers, node))
-            os.kill(node.roles()["worker"], blow)
+            blow(node, "worker")
         nodes["asleep"].start("--roles", "worker")
         yield nodes
 

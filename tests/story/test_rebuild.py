@@ -26,6 +26,7 @@ pytestmark = pytest.mark.timeout(180)
 SAMPLES: Final = Path(sample_dicom.__file__).parent
 LATE: Final = make.uid("rebuild", "late")
 VERSIONS: Final = make.uid("rebuild", "versions")
+SENT: Final = STUDIES[:7]
 ROOTS: Final = ("/dicom-web", "/research/demo/dicom-web")
 
 
@@ -34,13 +35,13 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartedNode]:
     """A node with a history: several studies, versions, a superseded generation."""
     folder = tmp_path_factory.mktemp("node")
     with started_node(folder) as node:
-        node.send([SAMPLES / study.folder for study in STUDIES])
+        node.send([SAMPLES / study.folder for study in SENT])
         files = _written(folder / "made")
         node.send(files["versions"])
         assert [one.status for one in node.send(files["other bytes"])] == [0xB007]
         assert [one.status for one in node.send(files["versions"])] == [0, 0, 0]
         node.send(files["late"][:-1])
-        for study in (*(study.study_instance_uid for study in STUDIES), VERSIONS, LATE):
+        for study in (*(study.study_instance_uid for study in SENT), VERSIONS, LATE):
             node.wait_for_results(study)
         node.send(files["late"][-1:])
         node.wait_for_results(LATE, generation=2)
@@ -97,8 +98,8 @@ def test_a_rebuilt_index_gives_the_same_answers(node: StartedNode) -> None:
     before = _answers(node)
     states = {run["state"] for key, runs in before.items() if "runs" in key for run in runs}
     assert states == {"succeeded", "skipped", "superseded"}
-    assert len(before["/dicom-web"]) == len(STUDIES) + 2
-    assert len(before["/research/demo/dicom-web"]) > 5
+    assert len(before["/dicom-web"]) == len(SENT) + 2
+    assert len(before["/research/demo/dicom-web"]) >= 3
     status = node.json("/api/worklist-status")
     node.stop()
     for file in node.data.glob("index.db*"):

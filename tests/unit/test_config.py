@@ -88,6 +88,10 @@ def test_an_unknown_setting_of_a_file_is_refused_with_its_file(tmp_path: Path) -
         ("inference.device", "tpu"),
         ("duplicates", "overwrite"),
         ("limits.associations_max", 0),
+        (
+            "postgresql+psycopg://me@db/x?password=hidden&sslmode=require",
+            "postgresql+psycopg://me@db/x?password=***&sslmode=require",
+        ),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_key_and_source(key: str, value: object) -> None:
