@@ -15,7 +15,6 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,9 +22,11 @@ from pacs.errors import BadQuery
 
 FILE_NAME: Final = "isocenter.toml"
 ENVIRONMENT_PREFIX: Final = "ISOCENTER_"
-
-_SECRET: Final = re.compile(r"(\b(?:password|secret|sslpassword)=)[^&]*")
 PROJECT_NAME: Final = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # it becomes part of paths and addresses
+
+# Where a URL holds a secret: behind its user's name, or as a parameter.
+_PASSWORD: Final = re.compile(r"(://[^/:@?]*:)[^/@?]*@")
+_PARAMETER: Final = re.compile(r"([?&](?:ssl)?(?:password|secret)=)[^&]*")
 
 
 class Section(BaseModel):
@@ -280,9 +281,4 @@ def in_force(config: Config, origins: Mapping[str, str]) -> dict[str, dict[str, 
 
 def masked(url: str) -> str:
     """A URL without its secrets: not in its user part, not among its parameters."""
-    parts = urlsplit(url)
-    netloc = parts.netloc
-    if parts.password:
-        who, _, host = netloc.rpartition("@")
-        netloc = f"{who.partition(':')[0]}:***@{host}"
-    return urlunsplit(parts._replace(netloc=netloc, query=_SECRET.sub(r"\1***", parts.query)))
+    return _PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))
