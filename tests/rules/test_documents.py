@@ -50,7 +50,7 @@ def test_a_decision_says_what_would_change_our_mind(path: Path) -> None:
 
 def test_the_project_names_no_machine_and_no_registry() -> None:
     tracked = subprocess.run(
-        ["git", "grep", "-nIE", PLACES, "--", ".", ":!tests/rules"],  # noqa: S607 - git, wherever it is
+        ["git", "grep", "-nIE", PLACES, "--", "."],  # noqa: S607 - git, wherever it is
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -59,5 +59,5 @@ def test_the_project_names_no_machine_and_no_registry() -> None:
     assert not tracked.stdout, tracked.stdout
 
 
-# Written in pieces, so that this file does not find itself.
-PLACES = "|".join(("/work/", "/farm/", "pypi" r"\.org", "pythonhosted", "npmjs" r"\.org"))
+# Written with brackets, so that this file does not find itself.
+PLACES = "/wor[k]/|/far[m]/|pypi[.]org|pythonhoste[d]|npmjs[.]org"
