@@ -8,13 +8,14 @@ standard output and error.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -30,6 +31,7 @@ STOP_S_MAX: Final = 30.0
 RESULTS_S_MAX: Final = 120.0
 POLL_S: Final = 0.05
 LOOPBACK: Final = "127.0.0.1"
+PORTS: Final = range(15_000, 32_000)
 AS_STORED: Final = {"Accept": "application/dicom; transfer-syntax=*"}
 ENDED: Final = frozenset({"succeeded", "failed", "skipped", "superseded"})
 
@@ -46,12 +48,20 @@ def wait_for(what: str, look: Callable[[], Value], *, seconds: float = RESULTS_S
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody uses now, all different."""
-    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(number)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Ports that nobody uses now, all different.
+
+    They lie below those that the kernel lends to callers: a caller that ended would keep such a
+    one for a minute, and the node could not bind it.
+    """
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with suppress(OSError):
+            socket.create_server((LOOPBACK, port)).close()
+            found.append(port)
+        if len(found) == number:
+            break
+    assert len(found) == number, "this machine has no free ports"
+    return found
 
 
 class StartedNode:
