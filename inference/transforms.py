@@ -11,6 +11,7 @@ slices may lie several millimetres apart.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal
@@ -77,14 +78,14 @@ class Hu(Operation):
         return clipped
 
 
-class MaskOperation(Operation):
+class MaskOperation(Operation, ABC):
     """A step that reads and replaces the mask called `mask`."""
 
     mask: str
 
+    @abstractmethod
     def apply(self, scene: Scene) -> Scene:
         """The scene after this step. Raises Unfit where the study turns out not to fit."""
-        raise NotImplementedError
 
     def reads(self) -> set[str]:
         """The masks that must be there before this step."""
