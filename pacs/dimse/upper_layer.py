@@ -736,6 +736,8 @@ class PeerAssociation(Association):
         self._reactor_checkpoint.clear()
         try:
             while not self._is_paused:
+                if self._kill:  # a reactor that has ended never pauses
+                    raise Unreachable("the association has ended")
                 time.sleep(PAUSE_STEP_S)
             command = self._store_command(sop_class_uid, sop_instance_uid, originator)
             self.dimse.send_message(context_id, command, data_set)
