@@ -1,5 +1,7 @@
 """The worker: take a job, run its handler, judge the error, hold the lease meanwhile.
 
+A worker takes one job at a time; what must not wait for it has workers of its own (`run`).
+
 This is the one loop of the node that catches every exception, because it must outlive any of
 them: a handler's fault costs its job, never the worker. What follows from an error depends on who
 must act (pacs/errors.py): what is refused is not tried again, what may pass is.
@@ -10,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -39,26 +41,45 @@ Handler = Callable[[Job], End | None]
 Sweep = Callable[[], int]
 
 
+def run(workers: Sequence[Worker], sweeps: Sequence[Sweep], stop: threading.Event) -> None:
+    """Let workers and sweeps go on until stop is set; jobs under way are finished first."""
+    threads = [
+        threading.Thread(target=worker.run, args=(stop,), name=f"worker-{n}", daemon=True)
+        for n, worker in enumerate(workers)
+    ]
+    threads.append(
+        threading.Thread(target=_sweep_until, args=(sweeps, stop), name="sweeps", daemon=True)
+    )
+    for thread in threads:
+        thread.start()
+    while not stop.wait(IDLE_S):
+        # Without sweeps no study is ever complete, which nobody would notice: better to die.
+        assert all(thread.is_alive() for thread in threads), "a sweep or a worker met a bug"
+    for thread in threads:
+        thread.join()
+
+
+def _sweep_until(sweeps: Sequence[Sweep], stop: threading.Event) -> None:
+    while not stop.wait(SWEEP_S):
+        for sweep in sweeps:
+            try:
+                sweep()
+            except NodeError as error:
+                log.warning("a sweep did not finish: %s", error)
+
+
 class Worker:
     """Takes jobs of the kinds it has handlers for, one at a time."""
 
-    def __init__(
-        self, index: Index, handlers: Mapping[str, Handler], sweeps: tuple[Sweep, ...] = ()
-    ) -> None:
+    def __init__(self, index: Index, handlers: Mapping[str, Handler]) -> None:
         self._index = index
         self._handlers = handlers
-        self._sweeps = sweeps
 
     def run(self, stop: threading.Event) -> None:
         """Work until stop is set; a job under way is finished first."""
-        sweeper = threading.Thread(target=self._sweep_until, args=(stop,), name="sweeps")
-        sweeper.start()
         while not stop.is_set():
-            # Without sweeps no study is ever complete, which nobody would notice: better to die.
-            assert sweeper.is_alive(), "a sweep met a bug"
             if not self._step_survives():
                 stop.wait(IDLE_S)
-        sweeper.join()
 
     def _step_survives(self) -> bool:
         try:
@@ -67,18 +88,14 @@ class Worker:
             log.warning("the queue does not answer: %s", error)
             return False
 
-    def _sweep_until(self, stop: threading.Event) -> None:
-        while not stop.wait(SWEEP_S):
-            for sweep in self._sweeps:
-                try:
-                    sweep()
-                except NodeError as error:
-                    log.warning("a sweep did not finish: %s", error)
-
     def step(self) -> bool:
         """Take one job and run it; False if there is none. Raises Unreachable."""
+        kinds = tuple(self._handlers)
+        with self._index.read() as connection:
+            if not jobs.is_any_due(connection, kinds):  # an idle worker keeps no writer waiting
+                return False
         with self._index.write() as connection:
-            job = jobs.claim(connection, tuple(self._handlers))
+            job = jobs.claim(connection, kinds)
         if job is None:
             return False
         log.info("job %d: %s, attempt %d", job.id, job.kind, job.attempts)
@@ -103,7 +120,8 @@ class Worker:
             # The traceback shows code and types; the message may quote a data set, so it stays out.
             frames = [f"{f.name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
             log.error("job %d met a bug: %s at %s", job.id, type(error).__name__, frames)
-            self._give_back(job, "internal_error", f"The worker met a {type(error).__name__}.")
+            sentence = f"The worker met a {type(error).__name__}."
+            self._give_back(job, "internal_error", sentence, is_fault=True)
         elif isinstance(error, Unavailable):
             self._give_back(job, _code(error), error.message)
         else:
@@ -112,9 +130,11 @@ class Worker:
             assert isinstance(error, Broken | Refused)
             self._end(job, End(jobs.FAILED, _code(error), error.message))
 
-    def _give_back(self, job: Job, code: str, sentence: str) -> None:
+    def _give_back(self, job: Job, code: str, sentence: str, *, is_fault: bool = False) -> None:
         with self._unless_lost(job), self._index.write() as connection:
-            again = jobs.give_back(connection, job, reason_code=code, reason=sentence)
+            again = jobs.give_back(
+                connection, job, reason_code=code, reason=sentence, is_fault=is_fault
+            )
             log.warning("job %d: %s %s", job.id, sentence, "Again later." if again else "Given up.")
 
     def _end(self, job: Job, end: End) -> None:

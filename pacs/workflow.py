@@ -8,7 +8,7 @@ comes later reopens the study, and the next generation supersedes what the last 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -40,6 +40,20 @@ class ModelRef:
     def named(self) -> dict[str, str]:
         """As the fields of a job's payload and of a result."""
         return {"model": self.id, "model_version": self.version, "model_sha256": self.sha256}
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A study of the identified archive that has just become complete."""
+
+    archive: str
+    archive_id: int
+    study_instance_uid: str
+    generation: int
+
+
+# What another service does about it, in the transaction of the completion.
+Consequence = Callable[[Connection, Completed], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +105,20 @@ class StudyStatus:
 class Workflow:
     """Completion and its consequences for one identified archive."""
 
-    def __init__(self, index: Index, archive: Archive, plan: Plan, *, quiet_s: float) -> None:
+    def __init__(
+        self,
+        index: Index,
+        archive: Archive,
+        plan: Plan,
+        *,
+        quiet_s: float,
+        consequences: Sequence[Consequence] = (),
+    ) -> None:
         self._index = index
         self._archive = archive
         self._plan = plan
         self._quiet_s = quiet_s
+        self._consequences = consequences
 
     # what happens next
 
@@ -110,12 +133,23 @@ class Workflow:
                 self._complete(connection, study)
         return len(quiet)
 
+    def complete(self, connection: Connection, study_instance_uid: str) -> bool:
+        """Complete one study at once, in the caller's transaction; False if it is, or is unknown.
+
+        For who knows better than quiet does: a modality that says its procedure step has ended.
+        """
+        study = catalog.receiving_study(connection, self._archive.id, study_instance_uid)
+        if study is not None:
+            self._complete(connection, study)
+        return study is not None
+
     def _complete(self, connection: Connection, study: Row[Any]) -> None:
         generation = study.generation + 1
         uid = study.StudyInstanceUID
         catalog.complete_study(connection, study.id, generation)
         if study.archive != self._archive.name:
             return  # a project's copies are complete, and nothing follows from them
+        completed = Completed(study.archive, study.archive_id, uid, generation)
         jobs.supersede(connection, study.archive_id, uid, generation)
         for key, kind, payload in self._plan.jobs_for(study.archive, uid, generation):
             jobs.enqueue(
@@ -127,6 +161,8 @@ class Workflow:
                 generation=generation,
                 payload=payload,
             )
+        for follow in self._consequences:
+            follow(connection, completed)
         audit.append(
             connection,
             NODE,
@@ -137,7 +173,7 @@ class Workflow:
         )
 
     def fail_silent_jobs(self) -> int:
-        """Fail aloud the jobs whose worker fell silent on the last attempt; how many."""
+        """Fail aloud the jobs that lost a worker once too often; how many."""
         with self._index.write() as connection:
             return jobs.fail_silent(connection)
 

@@ -168,7 +168,11 @@ class Archive:
             Action.STORE,
             archive=self.name,
             outcome=stored.outcome.value,
-            subject={"study": stored.study_instance_uid, "instance": stored.sop_instance_uid},
+            subject={
+                "study": stored.study_instance_uid,
+                "series": stored.series_instance_uid,
+                "instance": stored.sop_instance_uid,
+            },
         )
 
     def keep_result(

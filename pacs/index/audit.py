@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, insert, select, update
@@ -67,6 +68,39 @@ def append(
 
 def _link(previous: str, seq: int, at: float, event: str) -> str:
     return hashlib.sha256(f"{previous}\n{seq}\n{at!r}\n{event}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row: its number without gaps in the order of commits, its time (s since 1970), its deed."""
+
+    seq: int
+    at: float
+    action: str
+    archive: str
+    outcome: str
+    subject: Mapping[str, Any]
+
+
+def after(connection: Connection, seq: int, rows_max: int) -> list[Event]:
+    """What happened after row `seq`, in order. Numbers are given at commit, so none comes late."""
+    rows = connection.execute(
+        select(audit.c.seq, audit.c.at, audit.c.event)
+        .where(audit.c.seq > seq)
+        .order_by(audit.c.seq)
+        .limit(rows_max)
+    )
+    return [_event(row.seq, row.at, json.loads(row.event)) for row in rows]
+
+
+def _event(seq: int, at: float, event: Mapping[str, Any]) -> Event:
+    told = (event["action"], event["archive"], event["outcome"], event["subject"])
+    return Event(seq, at, *told)
+
+
+def newest(connection: Connection) -> int:
+    """The number of the newest row, 0 if there is none."""
+    return int(connection.execute(select(audit_head.c.seq)).scalar_one())
 
 
 def verify(connection: Connection) -> tuple[str, ...]:

@@ -440,6 +440,22 @@ def quiet_studies(connection: Connection, quiet_s: float, rows_max: int) -> list
     )
 
 
+def receiving_study(
+    connection: Connection, archive: int, study_instance_uid: str
+) -> Row[Any] | None:
+    """The row of a study that is not complete, locked for us; None if there is no such study."""
+    return connection.execute(
+        select(studies, archives.c.name.label("archive"))
+        .join(archives)
+        .where(
+            studies.c.archive_id == archive,
+            studies.c.StudyInstanceUID == study_instance_uid,
+            studies.c.state == RECEIVING,
+        )
+        .with_for_update(of=studies)
+    ).one_or_none()
+
+
 def study_row(connection: Connection, archive: int, study_instance_uid: str) -> Row[Any] | None:
     """The row of a study, or None."""
     return connection.execute(

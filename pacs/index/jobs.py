@@ -3,7 +3,8 @@
 A job is written in the transaction of what caused it, so no crash can lose it and no repeat can
 double it. A claim takes a lease by the database's clock and raises the token; whoever writes a
 result must still hold that token, so a worker that wakes up late meets Conflict. A lease that runs
-out gives the job back, and after the last attempt it fails aloud.
+out gives the job back. What is merely unavailable is waited for, as long as the job has patience; a
+job that ends its worker, or meets a bug, is a fault, and after FAULTS_MAX of them it fails aloud.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, func, or_, select, update
 
 from pacs.errors import Conflict
 from pacs.index.schema import archives, insert_new, jobs, now
 
-ATTEMPTS_MAX: Final = 3  # claims of one job; after the last one it is failed
+FAULTS_MAX: Final = 3  # workers lost and bugs met by one job; at the last one it is failed
+ATTEMPTS_MAX: Final = 12  # claims of one job, about 2.5 hours; after the last one it is failed
+DELIVERY_ATTEMPTS_MAX: Final = 176  # of what a peer must get: about seven days
 LEASE_S: Final = 20.0  # how long a claim holds without being renewed
-RETRY_PAUSE_S: Final = 5.0  # before the second attempt; twice as long before the third
+RETRY_PAUSE_S: Final = 5.0  # before the second attempt; twice as long before the third, and so on
+RETRY_PAUSE_S_MAX: Final = 3_600.0  # no pause is longer
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, SKIPPED, SUPERSEDED = (
     "queued",
@@ -47,6 +51,8 @@ class Job:
     payload: Mapping[str, Any]
     state: str
     attempts: int
+    attempts_max: int
+    faults: int
     token: int
     created_at: float
     started_at: float | None
@@ -64,8 +70,12 @@ def enqueue(
     study_instance_uid: str,
     generation: int,
     payload: Mapping[str, Any],
+    attempts_max: int = ATTEMPTS_MAX,
 ) -> bool:
-    """Write a job into the caller's transaction; False if this very job is there already."""
+    """Write a job into the caller's transaction; False if this very job is there already.
+
+    `attempts_max` is its patience: how often it is tried while what it needs is unavailable.
+    """
     _, is_new = insert_new(
         connection,
         jobs,
@@ -77,6 +87,7 @@ def enqueue(
             "study_instance_uid": study_instance_uid,
             "generation": generation,
             "payload": json.dumps(payload, sort_keys=True),
+            "attempts_max": attempts_max,
         },
         stamped=["created_at"],
     )
@@ -85,13 +96,9 @@ def enqueue(
 
 def claim(connection: Connection, kinds: Sequence[str], *, lease_s: float = LEASE_S) -> Job | None:
     """Take the oldest job that is due, or whose worker fell silent; None if there is none."""
-    due = or_(
-        and_(jobs.c.state == QUEUED, jobs.c.not_before <= now()),
-        and_(_silent(), jobs.c.attempts < ATTEMPTS_MAX),
-    )
     oldest = (
         select(jobs.c.id)
-        .where(jobs.c.kind.in_(kinds), due)
+        .where(_is_due(kinds))
         .order_by(jobs.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -103,6 +110,7 @@ def claim(connection: Connection, kinds: Sequence[str], *, lease_s: float = LEAS
         .values(
             state=RUNNING,
             attempts=jobs.c.attempts + 1,
+            faults=jobs.c.faults + case((jobs.c.state == RUNNING, 1), else_=0),
             token=jobs.c.token + 1,
             lease_until=now() + lease_s,
             started_at=now(),
@@ -112,6 +120,17 @@ def claim(connection: Connection, kinds: Sequence[str], *, lease_s: float = LEAS
         .returning(*jobs.c, _archive_name())
     ).one_or_none()
     return None if row is None else _job(row)
+
+
+def is_any_due(connection: Connection, kinds: Sequence[str]) -> bool:
+    """Whether there is something to claim; a look that locks nothing."""
+    return bool(connection.execute(select(exists().where(_is_due(kinds)))).scalar())
+
+
+def _is_due(kinds: Sequence[str]) -> ColumnElement[bool]:
+    is_waiting = and_(jobs.c.state == QUEUED, jobs.c.not_before <= now())
+    is_abandoned = and_(_silent(), jobs.c.faults < FAULTS_MAX - 1)
+    return and_(jobs.c.kind.in_(kinds), or_(is_waiting, is_abandoned))
 
 
 def _silent() -> ColumnElement[bool]:
@@ -142,14 +161,21 @@ def finish(
     _ours(connection, job, end)
 
 
-def give_back(connection: Connection, job: Job, *, reason_code: str, reason: str) -> bool:
-    """Try again later, or fail for good after the last attempt; True if it will be tried again."""
-    if job.attempts >= ATTEMPTS_MAX:
+def give_back(
+    connection: Connection, job: Job, *, reason_code: str, reason: str, is_fault: bool = False
+) -> bool:
+    """Try again later, or fail for good after the last attempt; True if it will be tried again.
+
+    `is_fault` says that the attempt met a bug, of which a job may have FAULTS_MAX.
+    """
+    faults = job.faults + is_fault
+    if faults >= FAULTS_MAX or job.attempts >= job.attempts_max:
         finish(connection, job, FAILED, reason_code=reason_code, reason=reason)
         return False
-    pause = RETRY_PAUSE_S * 2 ** (job.attempts - 1)
+    pause = min(RETRY_PAUSE_S * 2 ** (job.attempts - 1), RETRY_PAUSE_S_MAX)
     again = {
         "state": QUEUED,
+        "faults": faults,
         "not_before": now() + pause,
         "lease_until": 0.0,
         "reason_code": reason_code,
@@ -170,15 +196,15 @@ def _ours(connection: Connection, job: Job, values: Mapping[str, Any]) -> None:
 
 
 def fail_silent(connection: Connection) -> int:
-    """Fail the jobs whose worker fell silent on the last attempt; how many."""
+    """Fail the jobs that lost a worker once too often; how many."""
     failed = connection.execute(
         update(jobs)
-        .where(_silent(), jobs.c.attempts >= ATTEMPTS_MAX)
+        .where(_silent(), jobs.c.faults >= FAULTS_MAX - 1)
         .values(
             state=FAILED,
             finished_at=now(),
             reason_code="worker_lost",
-            reason=f"The worker fell silent on each of {ATTEMPTS_MAX} attempts.",
+            reason=f"Its worker was lost, or met a bug, {FAULTS_MAX} times.",
         )
         .returning(jobs.c.id)
     )

@@ -178,6 +178,8 @@ jobs = Table(
     Column("payload", Text, nullable=False),
     Column("state", Exact, nullable=False, server_default="queued"),
     Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("attempts_max", Integer, nullable=False, server_default="12"),
+    Column("faults", Integer, nullable=False, server_default="0"),
     Column("token", Integer, nullable=False, server_default="0"),
     Column("not_before", Double, nullable=False, server_default="0"),
     Column("lease_until", Double, nullable=False, server_default="0"),

@@ -23,6 +23,7 @@ from typing import Final
 import uvicorn
 
 from inference.pipeline import Pipeline
+from pacs import worker
 from pacs.archive import upkeep
 from pacs.config import Config
 from pacs.decode import Decoder
@@ -32,13 +33,14 @@ from pacs.dimse.upper_layer import DimseLimits
 from pacs.errors import NodeError
 from pacs.node import Node, compose, version
 from pacs.projects import Releases
-from pacs.worker import Sweep, Worker
+from pacs.worker import Handler, Sweep, Worker
 from pacs.workflow import INFER, RELEASE
 from web.app import create_app
 from web.parts import Parts
 
 UPKEEP_S: Final = 3_600.0  # how often orphans and half-written files are looked for
 ORPHAN_S_MAX: Final = 2.0  # a role whose supervisor is gone ends within this, drained or not
+DELIVERERS: Final = 4  # workers that call peers; further deliveries wait
 STATISTICS_S: Final = 60.0  # how often the index looks at what it holds
 CONNECTIONS_MAX: Final = 256  # open HTTP connections; further ones wait to be accepted
 
@@ -126,16 +128,19 @@ def run_worker(node: Node, stop: threading.Event) -> None:
             threads_max=inference.threads,
         )
         releases = Releases(node.identified, dict(node.projects))
-        Worker(
-            node.index,
-            {INFER: pipeline.handle, RELEASE: releases.handle},
-            (
+        computing = {INFER: pipeline.handle, RELEASE: releases.handle}
+        delivering: dict[str, Handler] = {}  # a peer that hangs must not hold up inference
+        worker.run(
+            [Worker(node.index, computing)]
+            + [Worker(node.index, delivering) for _ in range(DELIVERERS if delivering else 0)],
+            [
                 node.workflow.complete_quiet_studies,
                 node.workflow.fail_silent_jobs,
                 _every(STATISTICS_S, node.index.maintain),
                 _every(UPKEEP_S, lambda: sum(upkeep.sweep(archive) for archive in node.archives)),
-            ),
-        ).run(stop)
+            ],
+            stop,
+        )
 
 
 def _every(seconds: float, sweep: Sweep) -> Sweep:

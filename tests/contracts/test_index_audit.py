@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, select, update
 from pacs.access import Action, Actor
 from pacs.errors import Refused
 from pacs.index import Index
-from pacs.index.audit import ORIGIN, append, verify
+from pacs.index.audit import ORIGIN, after, append, newest, verify
 from pacs.index.schema import audit, audit_head
 from tests import make
 
@@ -64,6 +64,16 @@ def test_a_row_says_who_did_what_to_what(trail: Index) -> None:
         "outcome": "new",
         "subject": {"instance": "0"},
     }
+
+
+def test_what_happened_after_a_row_is_told_in_order_and_in_pages(trail: Index) -> None:
+    with trail.read() as connection:
+        assert newest(connection) == 10
+        assert [event.seq for event in after(connection, 0, 4)] == [1, 2, 3, 4]
+        last, *others = after(connection, 9, 4)
+    assert not others
+    assert (last.seq, last.action, last.archive) == (10, "store", "main")
+    assert (last.outcome, last.subject) == ("new", {"instance": "9"})
 
 
 @pytest.mark.parametrize(

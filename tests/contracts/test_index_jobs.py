@@ -11,11 +11,12 @@ from sqlalchemy import select, update
 
 from pacs.errors import Conflict
 from pacs.index import Index, catalog, jobs
-from pacs.index.jobs import ATTEMPTS_MAX, FAILED, QUEUED, RUNNING, STATES, SUCCEEDED, Job
-from pacs.index.schema import archives
+from pacs.index.jobs import FAILED, FAULTS_MAX, QUEUED, RUNNING, STATES, SUCCEEDED, Job
+from pacs.index.schema import archives, now
 from pacs.index.schema import jobs as jobs_table
 
 KINDS = ["infer"]
+PATIENCE = 5  # attempts of a job in these tests
 
 
 def enqueue(index: Index, key: str, *, generation: int = 1, study: str = "1.2") -> bool:
@@ -28,6 +29,7 @@ def enqueue(index: Index, key: str, *, generation: int = 1, study: str = "1.2") 
             study_instance_uid=study,
             generation=generation,
             payload={"model": "a", "number": 1},
+            attempts_max=PATIENCE,
         )
 
 
@@ -47,9 +49,11 @@ def finish(index: Index, job: Job, state: str = SUCCEEDED) -> None:
         jobs.finish(connection, job, state)
 
 
-def give_back(index: Index, job: Job) -> bool:
+def give_back(index: Index, job: Job, *, is_fault: bool = False) -> bool:
     with index.write() as connection:
-        return jobs.give_back(connection, job, reason_code="timeout", reason="It took too long.")
+        return jobs.give_back(
+            connection, job, reason_code="timeout", reason="It took too long.", is_fault=is_fault
+        )
 
 
 def make_due(index: Index) -> None:
@@ -182,7 +186,7 @@ def test_a_renewed_lease_holds(index: Index) -> None:
 
 def test_a_job_given_back_waits_and_fails_after_its_last_attempt(index: Index) -> None:
     enqueue(index, "one")
-    for attempt in range(1, ATTEMPTS_MAX):
+    for attempt in range(1, PATIENCE):
         job = claimed(index)
         assert job.attempts == attempt
         assert give_back(index, job)
@@ -193,14 +197,68 @@ def test_a_job_given_back_waits_and_fails_after_its_last_attempt(index: Index) -
     assert last.reason == ""
     assert not give_back(index, last)
     failed = only(index)
-    assert (failed.state, failed.attempts, failed.reason_code) == (FAILED, ATTEMPTS_MAX, "timeout")
+    assert (failed.state, failed.attempts, failed.reason_code) == (FAILED, PATIENCE, "timeout")
     make_due(index)
     assert claim(index) is None
 
 
+def test_a_job_that_meets_bugs_fails_before_its_patience_ends(index: Index) -> None:
+    enqueue(index, "one")
+    for _ in range(FAULTS_MAX - 1):
+        assert give_back(index, claimed(index), is_fault=True)
+        make_due(index)
+    assert not give_back(index, claimed(index), is_fault=True)
+    assert only(index).state == FAILED
+
+
+def test_a_patient_delivery_outlives_a_lost_worker(index: Index) -> None:
+    enqueue(index, "one")
+    for _ in range(FAULTS_MAX):
+        assert give_back(index, claimed(index))
+        make_due(index)
+    claimed(index, lease_s=-1)
+    with index.write() as connection:
+        assert jobs.fail_silent(connection) == 0
+    assert claimed(index).faults == 1
+
+
+def test_no_pause_is_longer_than_an_hour(index: Index) -> None:
+    with index.write() as connection:
+        archive_id = catalog.archive_id(connection, "main")
+        jobs.enqueue(
+            connection,
+            key="far",
+            kind="infer",
+            archive_id=archive_id,
+            study_instance_uid="",
+            generation=0,
+            payload={},
+            attempts_max=jobs.DELIVERY_ATTEMPTS_MAX,
+        )
+        connection.execute(update(jobs_table).values(attempts=100))
+        before = connection.execute(select(now())).scalar_one()
+    assert give_back(index, claimed(index))
+    with index.read() as connection:
+        due = connection.execute(select(jobs_table.c.not_before)).scalar_one()
+    assert 3_600 <= due - before < 3_660
+
+
+def test_an_idle_look_tells_whether_a_claim_would_find_something(index: Index) -> None:
+    def is_any_due(kind: str = "infer") -> bool:
+        with index.read() as connection:
+            return jobs.is_any_due(connection, [kind])
+
+    assert not is_any_due()
+    enqueue(index, "one")
+    assert is_any_due()
+    assert not is_any_due("release")
+    claimed(index)
+    assert not is_any_due()
+
+
 def test_a_job_whose_last_worker_fell_silent_fails_aloud(index: Index) -> None:
     enqueue(index, "one")
-    for _ in range(ATTEMPTS_MAX):
+    for _ in range(FAULTS_MAX):
         last = claimed(index, lease_s=-1)
     assert claim(index) is None
     with index.write() as connection:
@@ -214,7 +272,7 @@ def test_a_job_whose_last_worker_fell_silent_fails_aloud(index: Index) -> None:
 
 def test_a_worker_that_is_alive_is_not_failed(index: Index) -> None:
     enqueue(index, "one")
-    for _ in range(ATTEMPTS_MAX - 1):
+    for _ in range(FAULTS_MAX - 1):
         claimed(index, lease_s=-1)
     claimed(index, lease_s=60)
     with index.write() as connection:

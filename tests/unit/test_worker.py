@@ -11,7 +11,7 @@ import pytest
 from pacs.errors import BadObject, Conflict, Corrupt, Exhausted, NodeError, Unreachable
 from pacs.index import Index, catalog, jobs
 from pacs.index.jobs import Job
-from pacs.worker import End, Handler, Worker
+from pacs.worker import End, Handler, Worker, run
 
 PATIENT = "Canary^Carla"
 
@@ -164,19 +164,50 @@ def _unreachable() -> int:
 
 
 def test_a_sweep_that_finds_the_index_silent_is_tried_again(
-    index: Index, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pacs.worker.SWEEP_S", 0.01)
     stop = threading.Event()
     calls, sweep = _until_enough(stop, _unreachable)
-    Worker(index, {}, (sweep,)).run(stop)
+    run([], [sweep], stop)
     assert len(calls) == 2
+
+
+def test_a_delivery_that_hangs_holds_up_no_other_work(index: Index) -> None:
+    stop, is_hanging, is_worked = threading.Event(), threading.Event(), threading.Event()
+
+    def hang(_job: Job) -> End:
+        is_hanging.set()
+        assert is_worked.wait(20)
+        return End()
+
+    def work(_job: Job) -> End:
+        assert is_hanging.wait(20)
+        is_worked.set()
+        stop.set()
+        return End()
+
+    _enqueue(index, "a", kind="deliver")
+    _enqueue(index, "b")
+    run([Worker(index, {"deliver": hang}), Worker(index, {"work": work})], [], stop)
+    assert {job.state for job in _jobs(index)} == {"succeeded"}
+
+
+def test_a_job_that_meets_bugs_is_given_up_soon(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "RETRY_PAUSE_S", 0.0)
+    worker = Worker(index, {"work": _raising(KeyError(1))})
+    _enqueue(index)
+    assert [worker.step() for _ in range(4)] == [True, True, True, False]
+    (job,) = _jobs(index)
+    assert (job.state, job.faults) == ("failed", 2)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_whose_sweeps_met_a_bug_ends_so_that_a_new_one_is_started(
-    index: Index, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pacs.worker.SWEEP_S", 0.01)
-    with pytest.raises(AssertionError, match="a sweep met a bug"):
-        Worker(index, {}, (lambda: 1 // 0,)).run(threading.Event())
+    with pytest.raises(AssertionError, match="a sweep or a worker met a bug"):
+        run([], [lambda: 1 // 0], threading.Event())

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from sqlalchemy import Connection
 
 from pacs.archive import Archive, upkeep
-from pacs.errors import Refused
+from pacs.errors import Refused, Unreachable
 from pacs.index import Index, audit, jobs
 from pacs.index.jobs import Job
 from pacs.store.files import FileStore
-from pacs.workflow import INFER, NODE, RELEASE, ModelRef, Plan, Run, Workflow
+from pacs.workflow import INFER, NODE, RELEASE, Completed, ModelRef, Plan, Run, Workflow
 from tests import make
 
 QUIET_S: Final = 0.02
@@ -87,6 +88,30 @@ def test_a_quiet_study_gets_a_generation_and_its_jobs_once(stored: Archive) -> N
     ]
     (status,) = workflow.statuses(make.READER, [STUDY])
     assert (status.state, status.generation, status.ai) == ("complete", 1, "queued")
+
+
+def test_a_study_can_be_completed_before_it_is_quiet(stored: Archive) -> None:
+    workflow = _workflow(stored, quiet_s=60)
+    with stored.index.write() as connection:
+        assert workflow.complete(connection, STUDY)
+        assert not workflow.complete(connection, STUDY), "it is complete already"
+        assert not workflow.complete(connection, make.uid("another study"))
+    assert [job.kind for job in workflow.jobs()] == [INFER, RELEASE]
+
+
+def test_what_follows_from_completion_shares_its_transaction(stored: Archive) -> None:
+    told: list[Completed] = []
+
+    def refuse(_connection: Connection, completed: Completed) -> None:
+        told.append(completed)
+        raise Unreachable("Nobody answers.")
+
+    workflow = Workflow(stored.index, stored, Plan(), quiet_s=QUIET_S, consequences=[refuse])
+    with pytest.raises(Unreachable):
+        _complete(workflow)
+    assert told == [Completed("main", stored.id, STUDY, 1)]
+    (status,) = workflow.statuses(make.READER, [STUDY])
+    assert status.state == "receiving"
 
 
 def test_completion_is_in_the_audit_trail(stored: Archive) -> None:

@@ -20,8 +20,10 @@ from sqlalchemy import update
 
 from pacs.errors import Conflict
 from pacs.index import Index, catalog, jobs, open_index
-from pacs.index.jobs import ATTEMPTS_MAX, ENDED, FAILED, QUEUED, RUNNING, SUPERSEDED, Job
+from pacs.index.jobs import ENDED, FAILED, FAULTS_MAX, QUEUED, RUNNING, SUPERSEDED, Job
 from pacs.index.schema import jobs as jobs_table
+
+PATIENCE = 4  # attempts of each job, one more than it may have faults
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Model:
     generation: int
     state: str = QUEUED
     attempts: int = 0
+    faults: int = 0
     is_silent: bool = False
     holder: int = 0  # the token that may change it
     tokens: list[int] = field(default_factory=list)
@@ -66,6 +69,7 @@ class Queue(RuleBasedStateMachine):
                 study_instance_uid="1.2",
                 generation=generation,
                 payload={},
+                attempts_max=PATIENCE,
             )
         assert is_new == (key not in self.models)
         self.models.setdefault(key, Model(generation))
@@ -81,15 +85,16 @@ class Queue(RuleBasedStateMachine):
         assert job.key in free
         model = self.models[job.key]
         assert job.token not in model.tokens
+        model.faults += model.state == RUNNING
         model.state, model.holder, model.is_silent = RUNNING, job.token, lease_s < 0
         model.attempts += 1
         model.tokens.append(job.token)
-        assert job.attempts == model.attempts
+        assert (job.attempts, job.faults) == (model.attempts, model.faults)
         return job
 
     @staticmethod
     def is_free(model: Model) -> bool:
-        abandoned = model.is_silent and model.attempts < ATTEMPTS_MAX
+        abandoned = model.is_silent and model.faults < FAULTS_MAX - 1
         return model.state == QUEUED or (model.state == RUNNING and abandoned)
 
     def holds(self, job: Job) -> bool:
@@ -118,16 +123,19 @@ class Queue(RuleBasedStateMachine):
         except Conflict:
             assert not expected
 
-    @rule(job=consumes(held))
-    def give_back(self, job: Job) -> None:
+    @rule(job=consumes(held), is_fault=st.booleans())
+    def give_back(self, job: Job, is_fault: bool) -> None:
         expected = self.holds(job)
         try:
             with self.index.write() as connection:
-                again = jobs.give_back(connection, job, reason_code="x", reason="X.")
+                again = jobs.give_back(
+                    connection, job, reason_code="x", reason="X.", is_fault=is_fault
+                )
                 connection.execute(update(jobs_table).values(not_before=0.0))
             assert expected
             model = self.models[job.key]
-            assert again == (model.attempts < ATTEMPTS_MAX)
+            model.faults += is_fault
+            assert again == (model.faults < FAULTS_MAX and model.attempts < PATIENCE)
             model.state = QUEUED if again else FAILED
         except Conflict:
             assert not expected
@@ -137,7 +145,7 @@ class Queue(RuleBasedStateMachine):
         lost = [
             model
             for model in self.models.values()
-            if model.state == RUNNING and model.is_silent and model.attempts >= ATTEMPTS_MAX
+            if model.state == RUNNING and model.is_silent and model.faults >= FAULTS_MAX - 1
         ]
         with self.index.write() as connection:
             assert jobs.fail_silent(connection) == len(lost)
