@@ -58,6 +58,12 @@ class Dimse(Section):
         None,
         description="The authorities whose certificates are trusted, PEM; none: the system's.",
     )
+    receivers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Receiver processes behind the port; PostgreSQL lets them all write at once.",
+    )
     tls_client_certificate: Literal["none", "request", "require"] = Field(
         "require",
         description="Whether callers must show a certificate; one that is shown binds the AE title.",

@@ -19,7 +19,7 @@ import httpx
 import typer
 
 from inference.words import in_words
-from pacs.cli.serve import addresses, stop_on_signals, wait_until_ready, with_free_ports
+from pacs.cli.serve import addresses, stop_on_signals, wait_until_ready
 from pacs.cli.shared import configured, out, progress, say
 from pacs.config import Config
 from pacs.dicom.data_sets import read_data_set
@@ -28,6 +28,7 @@ from pacs.dimse import scu
 from pacs.dimse.scu import Peer
 from pacs.errors import Missing, Unreachable
 from pacs.node import ROLES, compose
+from pacs.node.doors import open_doors
 from pacs.node.supervise import Supervisor
 from sample_dicom.studies import STUDIES, Study
 
@@ -51,11 +52,10 @@ def demo(
     stop = stop_on_signals()
     with ExitStack() as stack:
         folder = data or Path(stack.enter_context(TemporaryDirectory(prefix="isocenter-demo-")))
-        config = with_free_ports(
-            configured(folder, None, **{"study.quiet_s": QUIET_S, "log_level": "warning"})
-        )
+        settings = configured(folder, None, **{"study.quiet_s": QUIET_S, "log_level": "warning"})
+        config, doors = open_doors(settings, ROLES, or_any=True)
         compose(config).close()
-        supervisor = Supervisor(config, ROLES)
+        supervisor = Supervisor(config, ROLES, doors)
         watcher = threading.Thread(target=supervisor.run, args=(stop,))
         watcher.start()
         stack.callback(watcher.join)

@@ -14,15 +14,15 @@ import typer
 
 from pacs.cli.shared import ConfigOption, DataOption, configured, say
 from pacs.config import Config
-from pacs.errors import BadQuery, Broken, Unreachable
+from pacs.errors import BadQuery, Unreachable
 from pacs.node import ROLES, compose
+from pacs.node.doors import open_doors
 from pacs.node.supervise import Supervisor
 
 READY_S_MAX: Final = 60.0  # a node that does not answer by then is said to be stuck
 POLL_S: Final = 0.1
-# How long a busy port is waited for: the roles of a supervisor that was killed are gone by then.
-PORT_S_MAX: Final = 5.0
-SECTIONS: Final = {"dimse": "dimse", "web": "http"}  # the settings of each door
+# An A-ABORT (PS3.8 9.3.8): who answers closes the connection, and nothing else comes of it.
+ABORT_PDU: Final = bytes.fromhex("07 00 00000004 00000000")
 
 
 def serve(
@@ -38,10 +38,10 @@ def serve(
     if unknown or not wanted:
         raise BadQuery(f"--roles takes some of {', '.join(ROLES)}")
     stop = stop_on_signals()
-    settings = _with_claimed_ports(settings, wanted)
+    settings, doors = open_doors(settings, wanted)
     # Migrations and folders are made once, before the roles race for them.
     compose(settings).close()
-    supervisor = Supervisor(settings, wanted)
+    supervisor = Supervisor(settings, wanted, doors)
     threading.Thread(target=_announce, args=(settings, wanted, stop), daemon=True).start()
     supervisor.run(stop)
 
@@ -94,11 +94,13 @@ def wait_until_ready(config: Config, roles: list[str], stop: threading.Event) ->
 
 
 def _dimse_answers(config: Config) -> bool:
+    """Whether a receiver answers; a connection alone would only say that the port is bound."""
     try:
-        socket.create_connection((config.bind, config.dimse.port), timeout=1).close()
+        with socket.create_connection((config.bind, config.dimse.port), timeout=1) as caller:
+            caller.sendall(ABORT_PDU)
+            return caller.recv(1) == b""
     except OSError:
         return False
-    return True
 
 
 def _web_answers(config: Config) -> bool:
@@ -107,27 +109,6 @@ def _web_answers(config: Config) -> bool:
         return httpx.get(url, timeout=2).is_success
     except httpx.TransportError:
         return False
-
-
-def _with_claimed_ports(config: Config, roles: list[str]) -> Config:
-    """The settings with the ports that the doors will have, 0 replaced. Raises Broken."""
-    found = {}
-    for role, key in SECTIONS.items():
-        if role in roles:
-            section = getattr(config, key)
-            port = _claimed_port(f"{key}.port", section.port, config.bind)
-            found[key] = section.model_copy(update={"port": port})
-    return config.model_copy(update=found)
-
-
-def _claimed_port(setting: str, wanted: int, bind: str) -> int:
-    """The wanted port, or any if that is 0. Raises Broken where another program keeps it."""
-    deadline = time.monotonic() + PORT_S_MAX
-    while (port := free_port(wanted, bind)) != wanted and wanted:
-        if time.monotonic() > deadline:
-            raise Broken(f"{bind}:{wanted} is in use; stop who has it, or set {setting}")
-        time.sleep(POLL_S)
-    return port
 
 
 def free_port(wanted: int, bind: str) -> int:

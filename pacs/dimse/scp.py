@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final, NamedTuple, cast
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
-from pynetdicom.ae import ApplicationEntity
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 
 from pacs.archive import Archive
 from pacs.decode import Decoder
+from pacs.dimse.doors import Door
 from pacs.dimse.entity import VERIFICATION, application_entity
 from pacs.dimse.handlers import on_c_echo, on_c_store
 from pacs.dimse.query import ROOTS, on_c_find, on_extended_negotiation
 from pacs.dimse.retrieve import Retriever
 from pacs.dimse.tls import Credentials, SecureWire, TlsPort
 from pacs.dimse.upper_layer import NOBODY, DimseLimits, Listener, PeerAssociation, Wire
-from pacs.errors import Broken, Forbidden, Unavailable
+from pacs.errors import Forbidden, Unavailable
 from pacs.peers import Peers
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
@@ -143,9 +143,10 @@ def _answer(sop_class_uid: str, *transfer_syntax_uids: str) -> PresentationConte
 class Receiver:
     """The DIMSE service of one archive on one port, and on a second one by TLS where that is asked.
 
-    The ports are bound once this exists, served after `start`, and free again after `stop`. While it
-    drains, new associations are told to come back later and running ones may finish. The limits
-    hold for each port. `credentials` are what it shows to the peers that it calls by TLS.
+    The ports are bound once this exists, served after `start`, and free again after `stop`; or they
+    are `doors` that were opened before, the plain one first. While it drains, new associations are
+    told to come back later and running ones may finish. The limits hold for each port.
+    `credentials` are what it shows to the peers that it calls by TLS.
     """
 
     def __init__(
@@ -160,6 +161,7 @@ class Receiver:
         private_sop_class_uids: AbstractSet[str] = PRIVATE_STORAGE,
         tls: TlsPort | None = None,
         credentials: Credentials = Credentials(),  # noqa: B008 - frozen, so one may be shared
+        doors: Sequence[Door] = (),
     ) -> None:
         self.ae_title = ae_title.strip()
         self._peers = peers
@@ -179,16 +181,13 @@ class Receiver:
         wires: list[tuple[int, Callable[..., Wire]]] = [(port, Wire)]
         if tls is not None:
             wires.append((tls.port, partial(SecureWire, context=tls.context)))
+        doors = doors or [
+            Door.opened(address, number, limits.associations_max) for number, _ in wires
+        ]
+        entity = partial(application_entity, self.ae_title, limits)
         self._listeners = [
-            _listen(
-                application_entity(self.ae_title, limits),
-                (address, number),
-                limits,
-                handlers,
-                self._on_end,
-                wire,
-            )
-            for number, wire in wires
+            Listener(entity(), door, limits, handlers, self._on_end, wire)
+            for door, (_, wire) in zip(doors, wires, strict=True)
         ]
 
     @property
@@ -288,18 +287,3 @@ class Receiver:
         has_trouble = association.trouble and not association.is_released
         if has_trouble and association.actor is not NOBODY:
             self._peers.note(association.actor.name, association.trouble)
-
-
-def _listen(
-    ae: ApplicationEntity,
-    address: tuple[str, int],
-    limits: DimseLimits,
-    handlers: list[evt.EventHandlerType],
-    on_end: Callable[[PeerAssociation], None],
-    wire: Callable[..., Wire],
-) -> Listener:
-    """Bind the port. Raises Broken where another process has it, or the address is not ours."""
-    try:
-        return Listener(ae, address, limits, handlers, on_end, wire)
-    except OSError as error:
-        raise Broken("the DIMSE port cannot be bound", port=address[1]) from error

@@ -58,6 +58,7 @@ from pynetdicom.transport import (
 from pacs.access import Actor
 from pacs.dicom.part10 import Buffer
 from pacs.dimse import messages, reasons
+from pacs.dimse.doors import Door
 from pacs.dimse.status import comment_of
 from pacs.errors import Refused, Unreachable
 
@@ -69,6 +70,7 @@ SEND_DEADLINE_S: Final = 30.0  # a peer that takes no byte of ours for so long i
 REFUSALS_MAX: Final = 16  # associations beyond the cap that get an A-ASSOCIATE-RJ; more: closed
 REQUESTS_WAITING_MAX: Final = 8  # the window we negotiate is 1 (PS3.7 D.3.3.3); more: A-ABORT
 STOP_STEP_S: Final = 0.1  # how often the listener looks whether it should stop
+YIELD_S: Final = 0.002  # how long a receiver leaves a caller to one that has less to do
 PAUSE_STEP_S: Final = 0.0001  # how often a sender looks whether the reactor has stepped aside
 MESSAGE_IDS: Final = 65_535
 BATCH_BYTES: Final = 1 << 19  # of a data set, sent at once; meanwhile nothing else is acted upon
@@ -841,14 +843,12 @@ class Doorkeeper(RequestHandler):
 
 
 class Listener(AssociationServer):
-    """Accepts connections and counts them, in all and per address."""
-
-    request_queue_size = 128  # connections the kernel holds while we accept
+    """Accepts connections at a door and counts them, in all and per address."""
 
     def __init__(
         self,
         ae: ApplicationEntity,
-        address: tuple[str, int],
+        door: Door,
         limits: DimseLimits,
         handlers: list[evt.EventHandlerType],
         on_end: Callable[[PeerAssociation], None] = _nothing,
@@ -856,36 +856,62 @@ class Listener(AssociationServer):
     ) -> None:
         self.limits = limits
         self.wire = wire
+        self._door = door
         self._on_end = on_end
         self._lock = threading.Lock()
-        self._addresses: dict[PeerAssociation, str] = {}
+        self._slots: dict[PeerAssociation, int | None] = {}
+        door.ledger.clear()
         super().__init__(
-            ae, address, ae.ae_title, [], evt_handlers=handlers, request_handler=Doorkeeper
+            ae,
+            door.socket.getsockname()[:2],
+            ae.ae_title,
+            [],
+            evt_handlers=handlers,
+            request_handler=Doorkeeper,
         )
         self._thread = threading.Thread(
             target=self.serve_forever, args=(STOP_STEP_S,), name="DIMSE listener", daemon=True
         )
 
+    def server_bind(self) -> None:
+        """Take the door's socket, which is bound already, in place of one that is not."""
+        assert self.socket is not None
+        self.socket.close()
+        self.socket = self._door.socket
+        self.server_address = self.socket.getsockname()
+
+    def server_activate(self) -> None:
+        """The door is listening already."""
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Accept a connection, after a moment in which a receiver with less to do may have it."""
+        if not self._door.ledger.is_lightest:
+            time.sleep(YIELD_S)
+        return super().get_request()
+
     @property
     def active_associations(self) -> list[PeerAssociation]:  # type: ignore[override]  # ours
         """The associations that hold a slot, and those being refused one."""
         with self._lock:
-            return list(self._addresses)
+            return list(self._slots)
 
     def admit(self, association: PeerAssociation, address: str) -> None:
         """Count an association until its thread ends, and note whether it is one too many."""
+        slot = self._door.ledger.take(
+            address,
+            in_all_max=self.limits.associations_max,
+            per_address_max=self.limits.associations_per_address_max,
+        )
+        association.is_over_the_cap = slot is None
         with self._lock:
-            held = [where for other, where in self._addresses.items() if not other.is_over_the_cap]
-            association.is_over_the_cap = (
-                len(held) >= self.limits.associations_max
-                or held.count(address) >= self.limits.associations_per_address_max
-            )
-            self._addresses[association] = address
+            self._slots[association] = slot
         association.on_end = self._forget
 
     def _forget(self, association: PeerAssociation) -> None:
         with self._lock:
-            self._addresses.pop(association, None)
+            slot = self._slots.pop(association, None)
+        if slot is not None:
+            self._door.ledger.give_back(slot)
         self._on_end(association)
 
     def verify_request(self, _request: object, _client_address: object) -> bool:

@@ -1,7 +1,7 @@
 """What each role process builds and runs: DIMSE, HTTP, or the worker.
 
-A role reads its settings as one line of JSON from standard input and runs until SIGTERM, or until
-that input ends, which means that its supervisor is gone. Then it drains: work under way may
+A role reads its settings and the doors it inherits, a line of JSON each, from standard input and
+runs until SIGTERM, or until that input ends, which means that its supervisor is gone. Then it drains: work under way may
 finish, new work is turned away.
 """
 
@@ -32,6 +32,7 @@ from pacs.dimse.tls import TlsPort
 from pacs.dimse.upper_layer import DimseLimits
 from pacs.errors import NodeError
 from pacs.node import Node, compose, version
+from pacs.node.doors import Inherited
 from pacs.projects import Releases
 from pacs.worker import Handler, Sweep, Worker
 from pacs.workflow import INFER, RELEASE
@@ -47,7 +48,7 @@ CONNECTIONS_MAX: Final = 256  # open HTTP connections; further ones wait to be a
 log = logging.getLogger(__name__)
 
 
-def run_dimse(node: Node, stop: threading.Event) -> None:
+def run_dimse(node: Node, doors: Inherited, stop: threading.Event) -> None:
     """Receive until stop is set. Raises Broken where a port or the TLS files are of no use."""
     limits, dimse = node.config.limits, node.config.dimse
     tls = None
@@ -57,9 +58,8 @@ def run_dimse(node: Node, stop: threading.Event) -> None:
         node.identified,
         node.peers,
         ae_title=dimse.aet,
-        address=node.config.bind,
-        port=dimse.port,
         tls=tls,
+        doors=doors.dimse,
         credentials=node.credentials,
         limits=DimseLimits(
             associations_max=limits.associations_max, idle_s=limits.association_idle_s
@@ -74,7 +74,7 @@ def run_dimse(node: Node, stop: threading.Event) -> None:
     receiver.stop()
 
 
-def run_web(node: Node, stop: threading.Event) -> None:
+def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
     """Serve HTTP until stop is set."""
     config = node.config
     spool = config.data / "spool"  # its files have no names, so a crash leaves none behind
@@ -108,7 +108,7 @@ def run_web(node: Node, stop: threading.Event) -> None:
         )
         threading.Thread(target=_end_with, args=(server, stop), daemon=True).start()
         log.info("HTTP on %s:%d", config.bind, config.http.port)
-        server.run()
+        server.run([doors.http] if doors.http else None)
 
 
 def _end_with(server: uvicorn.Server, stop: threading.Event) -> None:
@@ -116,7 +116,7 @@ def _end_with(server: uvicorn.Server, stop: threading.Event) -> None:
     server.should_exit = True
 
 
-def run_worker(node: Node, stop: threading.Event) -> None:
+def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
     """Take jobs until stop is set."""
     inference = node.config.inference
     with Decoder() as decoder:
@@ -156,7 +156,7 @@ def _every(seconds: float, sweep: Sweep) -> Sweep:
     return when_due
 
 
-RUN: Final[Mapping[str, Callable[[Node, threading.Event], None]]] = {
+RUN: Final[Mapping[str, Callable[[Node, Inherited, threading.Event], None]]] = {
     "dimse": run_dimse,
     "web": run_web,
     "worker": run_worker,
@@ -200,8 +200,9 @@ def prepare_logging(role: str, level: str) -> None:
 
 
 def main(role: str) -> None:
-    """Run one role with the settings on standard input."""
+    """Run one role with the settings and the doors on standard input."""
     config = Config.model_validate_json(sys.stdin.readline())
+    doors = Inherited.of(sys.stdin.readline())
     prepare_logging(role, config.log_level)
     stop = threading.Event()
 
@@ -218,7 +219,7 @@ def main(role: str) -> None:
         log.error("cannot start: %s", error)
         raise SystemExit(1) from None
     try:
-        RUN[role](node, stop)
+        RUN[role](node, doors, stop)
     except NodeError as error:
         log.error("cannot serve: %s", error)
         raise SystemExit(1) from None

@@ -1,8 +1,8 @@
 """The supervisor: one process per role, watched, restarted, and drained together.
 
 Roles share nothing but store and index, so one of them may die at any moment without harm; it is
-started again, after growing pauses if it keeps dying. Each role holds the reading end of a pipe
-of ours, so none outlives us.
+started again, after growing pauses if it keeps dying. Each role holds the reading end of a pipe of
+ours, so none outlives us. Of the receiver there may be several processes behind one port.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pacs.config import Config
+from pacs.node.doors import Doors
 
 WATCH_S: Final = 0.2  # how often the roles are looked at
 PAUSE_S_MAX: Final = 30.0  # the longest pause before a role that keeps dying is started again
@@ -31,6 +32,7 @@ class _Role:
     """One role's process, and how it has been doing."""
 
     name: str
+    number: int  # among the processes of this role, from 0
     process: subprocess.Popen[bytes]
     started_at: float = field(default_factory=time.monotonic)
     failures: int = 0
@@ -40,22 +42,39 @@ class _Role:
 class Supervisor:
     """Runs the roles of one machine."""
 
-    def __init__(self, config: Config, roles: Sequence[str]) -> None:
+    def __init__(self, config: Config, roles: Sequence[str], doors: Doors) -> None:
         self._config = config
-        self._roles = [_Role(name, self._spawn(name)) for name in roles]
+        self._doors = doors
+        copies = {"dimse": config.dimse.receivers}
+        self._roles = [
+            _Role(name, number, self._spawn(name, number))
+            for name in roles
+            for number in range(copies.get(name, 1))
+        ]
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process of each role."""
-        return {role.name: role.process.pid for role in self._roles}
+        """The first process of each role."""
+        return {role.name: role.process.pid for role in self._roles if not role.number}
 
-    def _spawn(self, name: str) -> subprocess.Popen[bytes]:
+    @property
+    def processes(self) -> dict[str, list[int]]:
+        """Every process of each role."""
+        found: dict[str, list[int]] = {}
+        for role in self._roles:
+            found.setdefault(role.name, []).append(role.process.pid)
+        return found
+
+    def _spawn(self, name: str, number: int) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pacs.node.roles", name], stdin=subprocess.PIPE
+            [sys.executable, "-m", "pacs.node.roles", name],
+            stdin=subprocess.PIPE,
+            pass_fds=self._doors.descriptors(name),
         )
         assert process.stdin is not None
         # The settings may hold secrets: they go through the pipe, not the command line.
-        process.stdin.write(self._config.model_dump_json().encode() + b"\n")
+        lines = f"{self._config.model_dump_json()}\n{self._doors.told(name, number)}\n"
+        process.stdin.write(lines.encode())
         process.stdin.flush()
         return process
 
@@ -77,13 +96,15 @@ class Supervisor:
             role.failures = 1 if at - role.started_at > STEADY_S else role.failures + 1
             role.not_before = at + min(PAUSE_S_MAX, 0.1 * 2**role.failures)
             log.warning("the %s role ended with %d and will be started again", role.name, code)
+            self._doors.forget(role.name, role.number)
         elif at >= role.not_before:
             _close_pipe(role.process)
-            role.process = self._spawn(role.name)
+            role.process = self._spawn(role.name, role.number)
             role.started_at, role.not_before = at, 0.0
 
     def stop(self) -> None:
         """Drain every role; what does not end in time is killed."""
+        self._doors.close()  # or callers would wait in line for a receiver that has gone
         for role in self._roles:
             role.process.terminate()
         deadline = time.monotonic() + self._config.limits.drain_s + KILL_S

@@ -75,7 +75,7 @@ def test_a_node_whose_supervisor_was_killed_leaves_nothing_and_starts_again(
     holding = socket.create_connection((LOOPBACK, node.dimse_port))
     node.kill()
     node.start()
-    wait_for("the orphans' end", lambda: not any(map(_is_alive, orphans)), seconds=5)
+    wait_for("the orphans' end", lambda: not any(map(_is_alive, orphans)), seconds=10)
     node.wait_until_ready()
     holding.close()
     assert _echo(node) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pacs.config import Config
+from pacs.node.doors import open_doors
 from pacs.node.roles import Discreet, _every
 
 PATIENT = "Canary^Carla"
@@ -83,7 +84,8 @@ def _role(data: Path) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE,
     )
     assert role.stdin is not None
-    role.stdin.write(Config(data=data).model_dump_json().encode() + b"\n")
+    config, doors = open_doors(Config(data=data), ["worker"])
+    role.stdin.write(f"{config.model_dump_json()}\n{doors.told('worker', 0)}\n".encode())
     role.stdin.flush()
     return role
 
