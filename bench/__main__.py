@@ -15,6 +15,7 @@ from bench.figures import Figure, Topic
 from bench.inference import Inference
 from bench.ingest import Ingest
 from bench.query import Query
+from bench.web import Web
 from pacs.errors import NodeError
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -23,11 +24,13 @@ FULL: Final[Mapping[str, Topic]] = {
     "ingest": Ingest(instances=400, rounds=3),
     "query": Query(studies=20_000, requests=100),
     "inference": Inference(rounds=3),
+    "web": Web(slices=200, rounds=3),
 }
 QUICK: Final[Mapping[str, Topic]] = {
     "ingest": Ingest(instances=80, rounds=1),
     "query": Query(studies=2_000, requests=20),
     "inference": Inference(rounds=1),
+    "web": Web(slices=20, rounds=1),
 }
 
 

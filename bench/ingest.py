@@ -1,6 +1,6 @@
-"""How many instances a second the DIMSE door takes in, beside the bare receiver.
+"""How many instances a second the DIMSE door takes in, beside the bare receiver and Orthanc.
 
-Both are measured in turn, A B A B A B, and their medians compared: a virtual disk may allow a
+All are measured in turn, A B C A B C, and their medians compared: a virtual disk may allow a
 burst and then slow every sync down, and whoever came second would pay for it.
 """
 
@@ -10,18 +10,19 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from bench import ceiling
+from bench import ceiling, peer
 from bench.figures import Figure, Tell
 from bench.load import CT_IMAGE_STORAGE, Address, ct_slices, send
 from bench.node import serving
-from pacs.config import Config
+from bench.peer import Server
 from pacs.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN, preamble_and_meta
 from pacs.errors import Broken
 
@@ -106,16 +107,21 @@ class Ingest:
 
     def measure(self, folder: Path, tell: Tell) -> Iterator[Figure]:
         """The rate of each kind of sender, and the time that 99 % of its answers kept to."""
-        for number, sender in enumerate(senders()):
-            with serving(folder / f"node-{number}", "dimse") as config:
-                sender(_address(config), config.dimse.aet, WARM_UP_INSTANCES)
-                yield from self._compared(sender, config, folder, tell)
-            shutil.rmtree(folder / f"node-{number}")
+        for sender in senders():
+            with TemporaryDirectory(dir=folder) as name, ExitStack() as stack:
+                config = stack.enter_context(serving(Path(name) / "node", "dimse"))
+                servers = [Server.node(config)]
+                if peer.programme():
+                    servers.append(stack.enter_context(peer.orthanc(Path(name) / "orthanc")))
+                for server in servers:
+                    sender(server.dicom, server.ae_title, WARM_UP_INSTANCES)
+                yield from self._compared(sender, servers, Path(name), tell)
 
     def _compared(
-        self, sender: Senders | Storescu, config: Config, folder: Path, tell: Tell
+        self, sender: Senders | Storescu, servers: Sequence[Server], folder: Path, tell: Tell
     ) -> Iterator[Figure]:
-        bare, ours = [], []
+        bare: list[Measured] = []
+        taken: list[list[Measured]] = [[] for _ in servers]
         for turn in range(1, self.rounds + 1):
             tell(f"ingest: {sender.name}, round {turn} of {self.rounds}")
             with (
@@ -123,15 +129,15 @@ class Ingest:
                 ceiling.receiving(Path(name)) as address,
             ):
                 bare.append(sender(address, "CEILING", self.instances))
-            ours.append(sender(_address(config), config.dimse.aet, self.instances))
-        (rate, slowest_ms), (bare_rate, bare_slowest_ms) = _medians(ours), _medians(bare)
+            for server, found in zip(servers, taken, strict=True):
+                found.append(sender(server.dicom, server.ae_title, self.instances))
+        (rate, slowest_ms), (bare_rate, bare_slowest_ms) = _medians(taken[0]), _medians(bare)
         yield Figure("ingest", sender.name, rate, RATE, bare_rate)
         if slowest_ms:
             yield Figure("ingest", f"{sender.name}, p99", slowest_ms, "ms", bare_slowest_ms)
-
-
-def _address(config: Config) -> Address:
-    return config.bind, config.dimse.port
+        for server, found in zip(servers[1:], taken[1:], strict=True):
+            beside = f"{sender.name}, beside {server.name}"
+            yield Figure("ingest", beside, rate, RATE, _medians(found)[0])
 
 
 def _medians(measured: list[Measured]) -> Measured:

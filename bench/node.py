@@ -20,15 +20,15 @@ STOP_S: Final = 30.0  # a node that has not stopped by then is killed
 
 
 @contextmanager
-def serving(data: Path, role: str) -> Iterator[Config]:
-    """One role of a node with default settings, on ports of its own. Raises Broken."""
+def serving(data: Path, roles: str) -> Iterator[Config]:
+    """Some roles of a node with default settings, on ports of its own. Raises Broken."""
     data.mkdir(exist_ok=True)
     # Never the usual ports: another node may hold them, and would be measured instead.
     config = with_free_ports(Config(data=data, dimse=Dimse(port=0), http=Http(port=0)))
     log = data / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pacs", "serve", "--data", data, "--roles", role],
+            [sys.executable, "-m", "pacs", "serve", "--data", data, "--roles", roles],
             env=_environment(config),
             cwd=data,  # so that no settings file of the caller's is read
             stdin=subprocess.DEVNULL,
@@ -36,15 +36,15 @@ def serving(data: Path, role: str) -> Iterator[Config]:
             stderr=output,
         )
     try:
-        _wait(config, role, log)
+        _wait(config, roles, log)
         yield config
     finally:
         _stop(process)
 
 
-def _wait(config: Config, role: str, log: Path) -> None:
+def _wait(config: Config, roles: str, log: Path) -> None:
     try:
-        wait_until_ready(config, [role], threading.Event())
+        wait_until_ready(config, roles.split(","), threading.Event())
     except Unreachable as error:
         raise Broken(f"the node did not start: {log.read_text()}") from error
 
