@@ -74,6 +74,7 @@ class Http(Section):
     """The HTTP door."""
 
     port: int = Field(8080, ge=0, le=65535, description="The port; 0 takes any free one.")
+    workers: int = Field(1, ge=1, le=64, description="Processes that answer behind the port.")
 
 
 class Study(Section):

@@ -2,7 +2,7 @@
 
 Roles share nothing but store and index, so one of them may die at any moment without harm; it is
 started again, after growing pauses if it keeps dying. Each role holds the reading end of a pipe of
-ours, so none outlives us. Of the receiver there may be several processes behind one port.
+ours, so none outlives us. Of a door there may be several processes behind its port.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Supervisor:
     def __init__(self, config: Config, roles: Sequence[str], doors: Doors) -> None:
         self._config = config
         self._doors = doors
-        copies = {"dimse": config.dimse.receivers}
+        copies = {"dimse": config.dimse.receivers, "web": config.http.workers}
         self._roles = [
             _Role(name, number, self._spawn(name, number))
             for name in roles

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 
@@ -27,12 +28,12 @@ from tests.story.running import wait_for
 
 @contextmanager
 def _supervised(
-    data: Path, *roles: str, receivers: int = 1, associations_max: int = 64
+    data: Path, *roles: str, receivers: int = 1, workers: int = 1, associations_max: int = 64
 ) -> Iterator[tuple[Supervisor, Config]]:
     given = Config(
         data=data,
         dimse=Dimse(port=0, receivers=receivers),
-        http=Http(port=0),
+        http=Http(port=0, workers=workers),
         limits=Limits(associations_max=associations_max),
     )
     config, doors = open_doors(given, roles)
@@ -126,6 +127,20 @@ def _connections(pid: int, port: int) -> int:
         with suppress(FileNotFoundError):
             sockets.add(link.readlink().name.removeprefix("socket:[").removesuffix("]"))
     return len(held & sockets)
+
+
+def test_pages_are_answered_while_one_of_two_processes_is_started_anew(tmp_path: Path) -> None:
+    with _supervised(tmp_path, "web", workers=2) as (supervisor, config):
+        url = f"http://{config.bind}:{config.http.port}/livez"
+        wait_for("an answer", lambda: _is_live(url), seconds=60)
+        one, other = supervisor.processes["web"]
+        os.kill(one, signal.SIGKILL)
+        assert all(_is_live(url) for _ in range(10))
+        assert _is_alive(other)
+
+
+def _is_live(url: str) -> bool:
+    return httpx.get(url, timeout=30).is_success
 
 
 def test_a_caller_waits_while_the_receiver_is_started_anew(tmp_path: Path) -> None:
