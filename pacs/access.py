@@ -19,6 +19,7 @@ class Action(Enum):
     RETRIEVE = "retrieve"
     DELETE = "delete"
     VERIFY = "verify"
+    WORKITEMS = "workitems"  # create, find, change and watch them (PS3.4 annex CC)
 
 
 EVERY_ACTION = frozenset(Action)

@@ -42,6 +42,7 @@ _ACTIONS: Final = {
     Right.QUERY: Action.SEARCH,
     Right.RETRIEVE: Action.RETRIEVE,
     Right.COMMIT: Action.VERIFY,
+    Right.WORKITEMS: Action.WORKITEMS,
 }
 _OF_STRANGERS: Final[Mapping[UnknownCallers, frozenset[Action]]] = {
     "store": frozenset({Action.STORE}),

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from calendar import monthrange
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Final
 
 from pacs.dicom import uids
@@ -170,6 +172,58 @@ def _time_ceiling(text: str) -> str:
     return f"{whole}{'235959'[len(whole) :]}.{fraction:9<6}"
 
 
+_DATE_TIME: Final = re.compile(
+    r"(\d{4}(?:\d{2}(?:\d{2}(?:\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6})?)?)?)?)?)?)([+-]\d{4})?"
+)
+_DATE_TIME_RANGE: Final = re.compile(rf"({_DATE_TIME.pattern})?-({_DATE_TIME.pattern})?")
+_FIRST, _LAST = "00000101000000", "99991231235959"
+
+
+def _date_time(attribute: Attribute, text: str) -> Match:
+    """A date and time names the whole span it leaves open, as a time does."""
+    if _DATE_TIME.fullmatch(text):
+        return Range(_instant(text, _FIRST, "0"), _instant(text, _LAST, "9"))
+    found = _DATE_TIME_RANGE.fullmatch(text)
+    if found is None or text == "-":
+        raise BadQuery(f"{attribute.keyword} is not a DT value or range")
+    first, last = found[1] or "", found[4] or ""
+    return Range(
+        _instant(first, _FIRST, "0") if first else "", _instant(last, _LAST, "9") if last else ""
+    )
+
+
+def _instant(text: str, missing: str, fraction: str) -> str:
+    """A DT value as YYYYMMDDHHMMSS.FFFFFF; one with an offset in UTC, one without as it stands."""
+    found = _DATE_TIME.fullmatch(text)
+    assert found is not None, "only what was matched is made canonical"
+    whole, _, decimals = found[1].partition(".")
+    whole += missing[len(whole) :]
+    if found[2]:
+        whole = _in_utc(whole, found[2])
+    return f"{whole}.{decimals:{fraction}<6}"
+
+
+def _in_utc(whole: str, offset: str) -> str:
+    sign = -1 if offset[0] == "-" else 1
+    shift = timedelta(hours=int(offset[1:3]), minutes=int(offset[3:]))
+    day = min(int(whole[6:8]), monthrange(int(whole[:4]) or 1, _month(whole))[1])
+    try:
+        at = datetime.strptime(f"{whole[:6]}{day:02}{whole[8:]}", "%Y%m%d%H%M%S")  # noqa: DTZ007 - the zone is taken off here
+        return (at - sign * shift).strftime("%Y%m%d%H%M%S").rjust(14, "0")
+    except (ValueError, OverflowError):
+        return whole  # no such day or hour: it is compared as it is written
+
+
+def _month(whole: str) -> int:
+    return min(max(int(whole[4:6]), 1), 12)
+
+
+def canonical_date_time(text: str) -> str:
+    """A DT value in the form in which texts sort as times do; empty for what is none."""
+    text = text.strip()
+    return _instant(text, _FIRST, "0") if _DATE_TIME.fullmatch(text) else ""
+
+
 def _range(
     attribute: Attribute,
     text: str,
@@ -194,6 +248,7 @@ _PARSERS: Final[Mapping[str, Callable[[Attribute, str], Match]]] = {
     "US": _number,
     "DA": _date,
     "TM": _time,
+    "DT": _date_time,
 }
 
 

@@ -24,6 +24,7 @@ class Right(Enum):
     RETRIEVE = "retrieve"
     COMMIT = "commit"  # it may ask for storage commitment
     RECEIVE = "receive"  # it may be the destination of a C-MOVE or of forwarding
+    WORKITEMS = "workitems"  # it may create, find, change and watch workitems
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ class Peer:
     last_association_at: float | None = None
     last_error: str = ""
     last_error_at: float | None = None
+
+    @property
+    def is_callable(self) -> bool:
+        """Whether we know where it is."""
+        return self.host not in ("", "*")
 
 
 def listed(connection: Connection) -> list[Peer]:

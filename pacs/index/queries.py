@@ -186,11 +186,11 @@ def _wanted(attribute: Attribute, match: Match, dialect: str) -> ColumnElement[b
         return exists(select(1).where(series.c.study_id == studies.c.id, holds).correlate(studies))
     columns = [TABLE[attribute.level].c[name] for name in search_columns(attribute)]
     if attribute.vr == "PN":
-        return _name_condition(columns, match, dialect)
+        return name_condition(columns, match, dialect)
     return condition(columns[0], match, dialect)
 
 
-def _name_condition(
+def name_condition(
     columns: Sequence[Column[Any]], match: Match, dialect: str
 ) -> ColumnElement[bool]:
     """A name matches if any of its component groups does, or each group the key gives (C.2.2.2)."""

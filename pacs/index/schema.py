@@ -67,7 +67,7 @@ def search_columns(attribute: Attribute) -> tuple[str, ...]:
     """The columns that are compared with a key for this attribute."""
     if attribute.vr == "PN":
         return tuple(f"{attribute.keyword}_{group}" for group in PN_GROUPS)
-    if attribute.vr == "TM":
+    if attribute.vr in ("TM", "DT"):
         return (f"{attribute.keyword}_sorted",)
     return (attribute.keyword,)
 
@@ -240,6 +240,79 @@ peers = Table(
     Column("last_association_at", Double),
     Column("last_error", Text, nullable=False, server_default=""),
     Column("last_error_at", Double),
+)
+
+# The keys of a workitem that have columns; all others are read from its data set (PS3.4 CC.2.8).
+WORKITEM_KEYS: Final = tuple(
+    Attribute(keyword, Level.INSTANCE)
+    for keyword in (
+        "ProcedureStepState",
+        "ScheduledProcedureStepStartDateTime",
+        "ScheduledProcedureStepPriority",
+        "InputReadinessState",
+        "ProcedureStepLabel",
+        "WorklistLabel",
+        "PatientID",
+        "PatientName",
+        "StudyInstanceUID",
+    )
+)
+
+workitems = Table(
+    "workitems",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _archive(),
+    Column("SOPInstanceUID", Exact, nullable=False),
+    *(Column(name, Exact) for key in WORKITEM_KEYS for name in search_columns(key)),
+    # Who claimed it: the kind of an actor, and the UID that this performer alone knows.
+    Column("performer", Exact, nullable=False, server_default=""),
+    Column("transaction_uid", Exact, nullable=False, server_default=""),
+    Column("data_set", Text, nullable=False),  # DICOM JSON; empty once it is forgotten
+    Column("created_at", Double, nullable=False),
+    Column("ended_at", Double),
+    UniqueConstraint("archive_id", "SOPInstanceUID"),
+    Index(
+        "ix_workitems_worklist",
+        "archive_id",
+        "ProcedureStepState",
+        "ScheduledProcedureStepStartDateTime_sorted",
+    ),
+    Index(None, "archive_id", "PatientID"),
+    Index(None, "archive_id", "ended_at"),
+)
+
+workitem_subscriptions = Table(
+    "workitem_subscriptions",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _archive(),
+    Column("ae_title", Exact, nullable=False),
+    # A workitem's UID, or the well-known one of all workitems (PS3.4 CC.2.3.1).
+    Column("target", Exact, nullable=False),
+    Column("deletion_lock", Boolean, nullable=False),
+    # Whether events are sent to it by DIMSE; they can be read at a WebSocket in any case.
+    Column("is_called", Boolean, nullable=False),
+    Column(
+        "filter", Text, nullable=False, server_default=""
+    ),  # JSON pairs; of a filtered global one
+    UniqueConstraint("archive_id", "target", "ae_title"),
+    Index(None, "archive_id", "ae_title"),
+)
+
+workitem_events = Table(
+    "workitem_events",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _archive(),
+    Column("ae_title", Exact, nullable=False),
+    Column("target", Exact, nullable=False),
+    Column("kind", Integer, nullable=False),
+    Column("information", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("is_due", Boolean, nullable=False),  # it is still to be sent by DIMSE
+    Index(None, "archive_id", "ae_title", "id"),
+    Index(None, "created_at"),
 )
 
 TABLE: Final = {

@@ -75,7 +75,7 @@ def test_a_module_looks_down_and_never_up(module: str, path: Path) -> None:
         ("highdicom", {"inference.objects", "inference.words"}),
         ("pynetdicom", {"pacs.dimse"}),
         ("fastapi", {"web"}),
-        ("sqlalchemy", {"pacs.index", "pacs.archive", "pacs.workflow"}),
+        ("sqlalchemy", {"pacs.index", "pacs.archive", "pacs.workflow", "pacs.workitems"}),
         ("minio", {"pacs.store"}),
         ("onnxruntime", {"inference"}),
         ("typer", {"pacs.cli"}),
