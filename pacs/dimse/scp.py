@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
@@ -27,8 +27,10 @@ from pacs.dimse.query import ROOTS, on_c_find, on_extended_negotiation
 from pacs.dimse.retrieve import Retriever
 from pacs.dimse.tls import Credentials, SecureWire, TlsPort
 from pacs.dimse.upper_layer import NOBODY, DimseLimits, Listener, PeerAssociation, Wire
+from pacs.dimse.workitems import SERVED, WorkitemHandlers
 from pacs.errors import Forbidden, Unavailable
 from pacs.peers import Peers
+from pacs.workitems import Workitems
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
@@ -110,15 +112,17 @@ def supported(
     proposed: list[PresentationContext],
     private_sop_class_uids: AbstractSet[str],
     receiving: AbstractSet[str] = frozenset(),
+    served: AbstractSet[str] = frozenset(),
 ) -> list[PresentationContext]:
-    """The contexts that answer a proposal: verification, query, and what it proposes for storage.
+    """The contexts that answer a proposal: verification, query, the classes in `served`, and what
+    it proposes for storage.
 
     Each proposed storage context is narrowed to one transfer syntax, so that it is the answer and
     pynetdicom's negotiation finds no other: the first, since we can store them all. Who wants to be
     sent instances, by C-GET, proposes the role of an SCP for their classes; either role is granted.
     For the classes in `receiving` it proposes no other role, and gets a syntax we can always make.
     """
-    answers = {uid: _answer(uid, *QUERY_SYNTAXES) for uid in (VERIFICATION, *ROOTS)}
+    answers = {uid: _answer(uid, *QUERY_SYNTAXES) for uid in (VERIFICATION, *ROOTS, *served)}
     for context in proposed:
         sop_class_uid = str(context.abstract_syntax)
         if not is_storage(sop_class_uid, private_sop_class_uids):
@@ -138,6 +142,14 @@ def _answer(sop_class_uid: str, *transfer_syntax_uids: str) -> PresentationConte
     context.abstract_syntax = UID(sop_class_uid)
     context.transfer_syntax = [UID(uid) for uid in transfer_syntax_uids]
     return context
+
+
+Handler = Callable[[evt.Event], Any]
+
+
+def by_sop_class(event: evt.Event, handlers: Mapping[str, Handler], otherwise: Handler) -> Any:  # noqa: ANN401 - what the handler gives
+    """Hand a request to the handler of its context's SOP class, or to the one for all others."""
+    return handlers.get(str(event.context.abstract_syntax), otherwise)(event)
 
 
 class Receiver:
@@ -162,6 +174,7 @@ class Receiver:
         tls: TlsPort | None = None,
         credentials: Credentials = Credentials(),  # noqa: B008 - frozen, so one may be shared
         doors: Sequence[Door] = (),
+        workitems: Workitems | None = None,
     ) -> None:
         self.ae_title = ae_title.strip()
         self._peers = peers
@@ -174,10 +187,25 @@ class Receiver:
             (evt.EVT_C_ECHO, on_c_echo),
             (evt.EVT_C_STORE, on_c_store, [archive]),
             (evt.EVT_SOP_EXTENDED, on_extended_negotiation),
-            (evt.EVT_C_FIND, on_c_find, [archive, self.ae_title, limits.answers_max]),
             (evt.EVT_C_GET, retriever.on_c_get),
             (evt.EVT_C_MOVE, retriever.on_c_move),
         ]
+        self._served: frozenset[str] = frozenset()
+        find = partial(
+            on_c_find, archive=archive, ae_title=self.ae_title, answers_max=limits.answers_max
+        )
+        finders: dict[str, Handler] = {}
+        if workitems is not None:
+            of_workitems = WorkitemHandlers(workitems, limits.answers_max)
+            self._served = frozenset(SERVED)
+            finders |= dict.fromkeys(SERVED, of_workitems.on_c_find)
+            handlers += [
+                (evt.EVT_N_CREATE, of_workitems.on_n_create),
+                (evt.EVT_N_SET, of_workitems.on_n_set),
+                (evt.EVT_N_GET, of_workitems.on_n_get),
+                (evt.EVT_N_ACTION, of_workitems.on_n_action),
+            ]
+        handlers.append((evt.EVT_C_FIND, by_sop_class, [finders, find]))
         wires: list[tuple[int, Callable[..., Wire]]] = [(port, Wire)]
         if tls is not None:
             wires.append((tls.port, partial(SecureWire, context=tls.context)))
@@ -259,6 +287,7 @@ class Receiver:
                     for uid, role in association.requestor.role_selection.items()
                     if role.scp_role and not role.scu_role
                 },
+                self._served,
             )
             return
         log.warning("association refused: %s", refusal, extra={"calling": request.calling_ae_title})

@@ -256,8 +256,12 @@ class _Line:
         return association
 
 
-def associated(peer: Peer, contexts: Iterable[tuple[str, ...]]) -> PeerAssociation:
+def associated(
+    peer: Peer, contexts: Iterable[tuple[str, ...]], scp_of: Iterable[str] = ()
+) -> PeerAssociation:
     """An association with a peer: each context a SOP class and its transfer syntaxes.
+
+    Of the classes in `scp_of` we propose to be the SCP.
 
     Raises Unreachable with the reason in plain words, in which "it" is the peer, and Broken where
     our own credentials are of no use.
@@ -271,7 +275,7 @@ def associated(peer: Peer, contexts: Iterable[tuple[str, ...]]) -> PeerAssociati
     ae.connection_timeout = CONNECTION_S
     try:
         address = (peer.host, peer.port)
-        association = associate(ae, address, peer.called_ae_title, contexts, limits, wire)
+        association = associate(ae, address, peer.called_ae_title, contexts, limits, wire, scp_of)
     except (OSError, UnicodeError) as error:
         raise Unreachable(reasons.UNKNOWN_HOST) from error
     if not association.is_established:

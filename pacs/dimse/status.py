@@ -28,6 +28,8 @@ CANCELLED: Final = 0xFE00
 SOME_FAILED: Final = 0xB000
 ALL_FAILED: Final = 0xA702
 DESTINATION_UNKNOWN: Final = 0xA801
+NO_SUCH_ACTION: Final = 0x0123
+UNRECOGNISED_OPERATION: Final = 0x0211
 
 StatusTable = Mapping[type[NodeError], int]
 
@@ -53,6 +55,15 @@ FIND: Final[StatusTable] = {
 
 # PS3.4 C.4.2.1.5 and C.4.3.1.4: before the first sub-operation, whose own end has other statuses.
 RETRIEVE: Final[StatusTable] = {**FIND, Unavailable: 0xA701}
+
+# PS3.7 C, for what PS3.4 annex CC has no status of its own; the rest is in pacs/workitems/states.py.
+WORKITEMS: Final[StatusTable] = {
+    BadObject: 0x0106,
+    BadQuery: 0x0115,
+    Forbidden: 0x0124,
+    Unavailable: 0x0213,
+    NodeError: 0x0110,
+}
 
 COMMENT_CHARACTERS_MAX: Final = 64  # (0000,0902) is LO; what is longer is cut off
 

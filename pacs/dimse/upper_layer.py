@@ -38,6 +38,7 @@ from pynetdicom.dimse_primitives import (
     C_GET,
     C_MOVE,
     C_STORE,
+    N_EVENT_REPORT,
     DimsePrimitiveType,
     DimseServiceType,
 )
@@ -45,7 +46,7 @@ from pynetdicom.dul import _PDU_TYPES, DULServiceProvider
 from pynetdicom.fsm import TRANSITION_TABLE
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ, P_DATA_TF, _PDUType
 from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, _PDUPrimitiveType
-from pynetdicom.presentation import PresentationContext
+from pynetdicom.presentation import PresentationContext, build_role
 from pynetdicom.service_class import StorageServiceClass, attempt
 from pynetdicom.transport import (
     T_CONNECT,
@@ -735,21 +736,53 @@ class PeerAssociation(Association):
         peer has the instance: sending it again is right.
         """
         self._message_id = self._message_id % MESSAGE_IDS + 1
+        command = self._store_command(sop_class_uid, sop_instance_uid, originator)
+        response = self._asked(context_id, command, data_set)
+        if not isinstance(response, C_STORE) or response.Status is None:
+            self.abort()
+            raise Unreachable("the association ended before the answer came")
+        return response.Status, cast("str | None", response.ErrorComment) or ""
+
+    def report_event(
+        self,
+        context_id: int,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        event_type: int,
+        information: Buffer,
+    ) -> int:
+        """N-EVENT-REPORT what happened, as SCP; the peer's status (PS3.7 10.1.1).
+
+        Raises Unreachable if the association ends before the answer.
+        """
+        self._message_id = self._message_id % MESSAGE_IDS + 1
+        elements: list[tuple[int, int | str]] = [
+            (messages.AFFECTED_CLASS, sop_class_uid),
+            (messages.COMMAND_FIELD, messages.N_EVENT_REPORT_RQ),
+            (messages.MESSAGE_ID, self._message_id),
+            (messages.DATA_SET_TYPE, messages.WITH_DATA_SET),
+            (messages.AFFECTED_INSTANCE, sop_instance_uid),
+            (messages.EVENT_TYPE, event_type),
+        ]
+        response = self._asked(context_id, messages.write_command(elements), information)
+        if not isinstance(response, N_EVENT_REPORT) or response.Status is None:
+            self.abort()
+            raise Unreachable("the association ended before the answer came")
+        return response.Status
+
+    def _asked(self, context_id: int, command: bytes, data_set: Buffer) -> object:
+        """Send a request as SCU, or an event report as SCP; the response, None without one."""
         self._reactor_checkpoint.clear()
         try:
             while not self._is_paused:
                 if self._kill:  # a reactor that has ended never pauses
                     raise Unreachable("the association has ended")
                 time.sleep(PAUSE_STEP_S)
-            command = self._store_command(sop_class_uid, sop_instance_uid, originator)
             self.dimse.send_message(context_id, command, data_set)
             _, response = self.dimse.get_msg(block=True)
         finally:
             self._reactor_checkpoint.set()
-        if not isinstance(response, C_STORE) or response.Status is None:
-            self.abort()
-            raise Unreachable("the association ended before the answer came")
-        return response.Status, cast("str | None", response.ErrorComment) or ""
+        return response
 
     def _store_command(
         self, sop_class_uid: str, sop_instance_uid: str, originator: tuple[str, int] | None
@@ -949,8 +982,11 @@ def associate(
     contexts: Iterable[tuple[str, ...]],
     limits: DimseLimits,
     wire: Callable[..., Wire] = Wire,
+    scp_of: Iterable[str] = (),
 ) -> PeerAssociation:
     """Request an association; a SOP class with its transfer syntaxes becomes one context.
+
+    Of the classes in `scp_of` we propose to be the SCP (PS3.7 D.3.3.4).
 
     The association returned is established, or says by its flags and its `acceptor.primitive` why
     not. Its peer is waited for as long as ae's time-outs say.
@@ -967,6 +1003,8 @@ def associate(
     association.requestor.address_info = local
     association.requestor.maximum_length = limits.pdu_bytes_max
     association.requestor.requested_contexts = _numbered(contexts)
+    for sop_class_uid in scp_of:
+        association.requestor.add_negotiation_item(build_role(sop_class_uid, scp_role=True))
     association.request()
     if association.is_established:
         association.start()

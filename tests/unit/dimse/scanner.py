@@ -23,6 +23,7 @@ from pacs.dimse.upper_layer import DimseLimits
 from pacs.index import open_index
 from pacs.peers import Peer, Peers, Right
 from pacs.store import open_store
+from pacs.workitems import Workitems
 from tests import make
 
 CT: Final = "1.2.840.10008.5.1.4.1.1.2"
@@ -251,6 +252,7 @@ class Node(NamedTuple):
     archive: Archive
     receiver: Receiver
     peers: Peers
+    workitems: Workitems
 
     @property
     def port(self) -> int:
@@ -283,6 +285,7 @@ def node(
     archive = Archive("identified", open_store(f"file://{folder}/store", "identified"), index)
     peers = Peers(index)
     peers.put(OPERATOR, Peer("SCANNER", "127.0.0.1", 104, rights=frozenset(Right)))
+    workitems = Workitems(index, archive.id, archive.name)
     receiver = Receiver(
         archive,
         peers,
@@ -290,10 +293,11 @@ def node(
         limits=limits or DimseLimits(),
         tls=tls,
         credentials=credentials,
+        workitems=workitems,
     )
     receiver.start()
     try:
-        yield Node(archive, receiver, peers)
+        yield Node(archive, receiver, peers, workitems)
     finally:
         receiver.stop()
         index.close()
