@@ -7,6 +7,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from web import api, dicomweb, errors, health, pages
+from web.dicomweb.notifications import Notifications
 from web.parts import Parts
 
 
@@ -20,10 +21,12 @@ def create_app(parts: Parts) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.parts = parts
+    app.state.notifications = Notifications(parts.workitems)
     errors.install(app)
     app.add_middleware(EveryAnswer)
     app.include_router(dicomweb.router, prefix=dicomweb.IDENTIFIED)
     app.include_router(dicomweb.router, prefix=dicomweb.RESEARCH)
+    app.include_router(dicomweb.worklist, prefix=dicomweb.IDENTIFIED)
     for module in (api, health, pages):
         app.include_router(module.router(parts))
     return app

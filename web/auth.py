@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from fastapi import Depends
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from pacs.access import Actor
 
 USER_AGENT_CHARACTERS_MAX: Final = 64  # the rest of a longer user agent is not kept
 
 
-async def actor_of(request: Request) -> Actor:
+async def actor_of(request: HTTPConnection) -> Actor:
     """The actor behind a request."""
     return Actor(
         kind="user",
@@ -30,7 +30,7 @@ async def actor_of(request: Request) -> Actor:
 Caller = Annotated[Actor, Depends(actor_of)]
 
 
-def _user_agent(request: Request) -> str:
+def _user_agent(request: HTTPConnection) -> str:
     """It goes into the audit trail, so it is cut and holds printable characters only."""
     text = request.headers.get("user-agent", "")[:USER_AGENT_CHARACTERS_MAX]
     return "".join(character for character in text if character.isprintable())

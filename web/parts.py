@@ -15,6 +15,7 @@ from pacs.archive import Archive
 from pacs.decode import Decoder
 from pacs.peers import Echo, Peers
 from pacs.workflow import Workflow
+from pacs.workitems import Workitems
 from web.limits import Limits
 
 
@@ -33,6 +34,7 @@ class Parts:
     workflow: Workflow
     models: Registry
     peers: Peers
+    workitems: Workitems
     echo: Callable[[str], Echo]
     decoder: Decoder
     spool: Path

@@ -20,6 +20,7 @@ from pacs.peers import Echo, Peer, Peers
 from pacs.projects import Project, project_key
 from pacs.store import ObjectStore, open_store
 from pacs.workflow import ModelRef, Plan, Workflow
+from pacs.workitems import Workitems
 
 IDENTIFIED: Final = "identified"
 ROLES: Final = ("dimse", "web", "worker")
@@ -41,6 +42,7 @@ class Node:
     projects: Mapping[str, Project]
     models: Registry
     workflow: Workflow
+    workitems: Workitems
 
     @property
     def archives(self) -> tuple[Archive, ...]:
@@ -83,7 +85,8 @@ def compose(config: Config) -> Node:
     )
     workflow = Workflow(index, identified, plan, quiet_s=config.study.quiet_s)
     peers = Peers(index, unknown_callers=config.dimse.unknown_callers)
-    return Node(config, index, identified, peers, projects, models, workflow)
+    workitems = Workitems(index, identified.id, identified.name)
+    return Node(config, index, identified, peers, projects, models, workflow, workitems)
 
 
 def _archives(config: Config, index: Index) -> Callable[[str], Archive]:

@@ -30,12 +30,14 @@ from pacs.decode import Decoder
 from pacs.dimse.scp import Receiver
 from pacs.dimse.tls import TlsPort
 from pacs.dimse.upper_layer import DimseLimits
+from pacs.dimse.workitems import EventReports
 from pacs.errors import NodeError
 from pacs.node import Node, compose, version
 from pacs.node.doors import Inherited
 from pacs.projects import Releases
 from pacs.worker import Handler, Sweep, Worker
 from pacs.workflow import INFER, RELEASE
+from pacs.workitems import UPS_EVENT
 from web.app import create_app
 from web.parts import Parts
 
@@ -43,6 +45,9 @@ UPKEEP_S: Final = 3_600.0  # how often orphans and half-written files are looked
 ORPHAN_S_MAX: Final = 2.0  # a role whose supervisor is gone ends within this, drained or not
 DELIVERERS: Final = 4  # workers that call peers; further deliveries wait
 STATISTICS_S: Final = 60.0  # how often the index looks at what it holds
+SOCKET_MESSAGE_BYTES_MAX: Final = (
+    4_096  # said to us at a WebSocket, where nothing is asked; longer: closed
+)
 CONNECTIONS_MAX: Final = 256  # open HTTP connections; further ones wait to be accepted
 
 log = logging.getLogger(__name__)
@@ -61,6 +66,7 @@ def run_dimse(node: Node, doors: Inherited, stop: threading.Event) -> None:
         tls=tls,
         doors=doors.dimse,
         credentials=node.credentials,
+        workitems=node.workitems,
         limits=DimseLimits(
             associations_max=limits.associations_max, idle_s=limits.association_idle_s
         ),
@@ -87,6 +93,7 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
                 workflow=node.workflow,
                 models=node.models,
                 peers=node.peers,
+                workitems=node.workitems,
                 echo=node.echo,
                 decoder=decoder,
                 spool=spool,
@@ -103,6 +110,8 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
                 access_log=False,
                 server_header=False,
                 limit_concurrency=CONNECTIONS_MAX,
+                ws="websockets-sansio",
+                ws_max_size=SOCKET_MESSAGE_BYTES_MAX,
                 timeout_graceful_shutdown=int(config.limits.drain_s),
             )
         )
@@ -129,7 +138,10 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
         )
         releases = Releases(node.identified, dict(node.projects))
         computing = {INFER: pipeline.handle, RELEASE: releases.handle}
-        delivering: dict[str, Handler] = {}  # a peer that hangs must not hold up inference
+        reports = EventReports(node.workitems, node.peers, node.config.dimse.aet, node.credentials)
+        # A peer that hangs must not hold up inference.
+        delivering: dict[str, Handler] = {UPS_EVENT: reports.handle}
+        node.workitems.announce_restart()
         worker.run(
             [Worker(node.index, computing)]
             + [Worker(node.index, delivering) for _ in range(DELIVERERS if delivering else 0)],
@@ -137,6 +149,7 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
                 node.workflow.complete_quiet_studies,
                 node.workflow.fail_silent_jobs,
                 _every(STATISTICS_S, node.index.maintain),
+                _every(STATISTICS_S, node.workitems.forget),
                 _every(UPKEEP_S, lambda: sum(upkeep.sweep(archive) for archive in node.archives)),
             ],
             stop,

@@ -5,28 +5,31 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydicom import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
-from pynetdicom import AE, Association, build_role, evt
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.events import Event
 
 from pacs.access import Actor
 from pacs.dicom import attribute_lists
 from pacs.dimse.tls import Credentials
-from pacs.dimse.workitems import EVENT, PULL, PUSH, QUERY, WATCH, EventReports
+from pacs.dimse.workitems import EVENT, PULL, QUERY, WATCH, EventReports
 from pacs.errors import Unreachable
 from pacs.index import jobs
 from pacs.index.jobs import Job
 from pacs.peers import Peer, Right
 from pacs.worker import Worker
-from pacs.workitems import FILTERED, GLOBAL, UPS_EVENT, Kind
+from pacs.workitems import FILTERED, GLOBAL, PUSH, UPS_EVENT
 from tests.contracts.workitems import discontinued, performed, scheduled
 from tests.unit.dimse.certificates import authority
 from tests.unit.dimse.scanner import NO_CREDENTIALS, OPERATOR, Node, node
@@ -59,7 +62,7 @@ def made(**attributes: object) -> Dataset:
     return attribute_lists.data_set(scheduled(**attributes))
 
 
-def action(kind: int, **attributes: str) -> Dataset:
+def data_set(**attributes: str) -> Dataset:
     information = Dataset()
     for keyword, value in attributes.items():
         setattr(information, keyword, value)
@@ -72,23 +75,23 @@ class Scu:
     def __init__(self, association: Association) -> None:
         self._to = association
 
-    def create(self, uid: str | None, data_set: Dataset | None = None) -> int:
-        status, _ = self._to.send_n_create(made() if data_set is None else data_set, PUSH, uid)
+    def create(self, uid: str | None, given: Dataset | None = None) -> int:
+        status, _ = self._to.send_n_create(made() if given is None else given, PUSH, uid)
         return int(status.Status)
 
-    def get(self, uid: str, *tags: Any, under: str = PULL) -> tuple[int, Dataset | None]:
-        status, found = self._to.send_n_get(list(tags), PUSH, uid, meta_uid=under)
+    def get(self, uid: str, *tags: int, under: str = PULL) -> tuple[int, Dataset | None]:
+        status, found = self._to.send_n_get([Tag(tag) for tag in tags], PUSH, uid, meta_uid=under)
         return int(status.Status), found
 
-    def set(self, uid: str, data_set: Dataset, lock: str = "", under: str = PULL) -> int:
+    def set(self, uid: str, changes: Dataset, lock: str = "", under: str = PULL) -> int:
         if lock:
-            data_set.TransactionUID = lock
-        status, _ = self._to.send_n_set(data_set, PUSH, uid, meta_uid=under)
+            changes.TransactionUID = lock
+        status, _ = self._to.send_n_set(changes, PUSH, uid, meta_uid=under)
         return int(status.Status)
 
     def act(self, kind: int, uid: str, under: str, **attributes: str) -> int:
         status, _ = self._to.send_n_action(
-            action(kind, **attributes) if attributes else None,
+            data_set(**attributes) if attributes else None,
             kind,
             PUSH,
             uid,
@@ -102,7 +105,7 @@ class Scu:
     def watch(self, uid: str, ae_title: str, lock: str = "FALSE", **keys: str) -> int:
         return self.act(3, uid, WATCH, ReceivingAE=ae_title, DeletionLock=lock, **keys)
 
-    def find(self, under: str = PULL, **keys: Any) -> tuple[list[int], list[Dataset]]:
+    def find(self, under: str = PULL, **keys: object) -> tuple[list[int], list[Dataset]]:
         identifier = Dataset()
         for keyword, value in {"SOPInstanceUID": "", **keys}.items():
             setattr(identifier, keyword, value)
@@ -142,25 +145,25 @@ def test_a_workitem_goes_its_way_over_the_wire(running: Node, syntax: str) -> No
     assert "TransactionUID" not in found
 
 
-def test_every_status_of_a_state_comes_out(running: Node, asking: Scu) -> None:
+def test_every_status_of_a_state_comes_out(asking: Scu) -> None:
     uid, other, lock = generate_uid(), generate_uid(), generate_uid()
-    label = action(0, ProcedureStepLabel="x")
+    label = data_set(ProcedureStepLabel="x")
     assert asking.create(generate_uid(), made(ProcedureStepState="IN PROGRESS")) == 0xC309
     assert asking.create(uid, made(ScheduledProcedureStepPriority="low")) == 0xB300
     assert asking.create(uid) == 0x0111
-    assert asking.create(generate_uid(), action(0, PatientID="x")) == 0x0120
+    assert asking.create(generate_uid(), data_set(PatientID="x")) == 0x0120
     assert asking.create(generate_uid(), made(ProcedureStepLabel=())) == 0x0121
     assert asking.create(generate_uid(), made(InputReadinessState="X")) == 0x0106
     assert asking.create(None) == 0x0120
     assert asking.change(uid, "COMPLETED", lock) == 0xC310
-    assert asking.set(uid, action(0, ScheduledProcedureStepPriority="high")) == 0xB305
+    assert asking.set(uid, data_set(ScheduledProcedureStepPriority="high")) == 0xB305
     assert asking.set(uid, label, lock) == 0xC310
     assert asking.change(uid, "IN PROGRESS", lock) == 0
     assert asking.change(uid, "IN PROGRESS", generate_uid()) == 0xC302
     assert asking.change(uid, "SCHEDULED", lock) == 0xC303
     assert asking.change(uid, "COMPLETED", lock) == 0xC304
     assert asking.change(uid, "COMPLETED", generate_uid()) == 0xC301
-    assert asking.set(uid, action(0, ProcedureStepLabel="x")) == 0xC301
+    assert asking.set(uid, data_set(ProcedureStepLabel="x")) == 0xC301
     assert asking.act(2, uid, WATCH) == 0xC312
     asking.set(uid, attribute_lists.data_set(performed() | discontinued()), lock)
     assert asking.change(uid, "COMPLETED", lock) == 0
@@ -203,13 +206,13 @@ def test_every_status_of_a_subscription_comes_out(running: Node, asking: Scu) ->
     assert asking.act(2, uid, PUSH) == 0xC313
 
 
-def test_a_class_serves_what_the_standard_gives_it(running: Node, asking: Scu) -> None:
+def test_a_class_serves_what_the_standard_gives_it(asking: Scu) -> None:
     uid = generate_uid()
     assert asking.create(uid) == 0
     assert asking.act(1, uid, PUSH, ProcedureStepState="IN PROGRESS") == 0x0211
     assert asking.act(3, uid, PULL, ReceivingAE="SCANNER") == 0x0211
     assert asking.act(9, uid, PULL) == 0x0123
-    assert asking.set(uid, action(0, PatientID="x"), under=WATCH) == 0x0211
+    assert asking.set(uid, data_set(PatientID="x"), under=WATCH) == 0x0211
     assert asking.get(uid, under=QUERY)[0] == 0x0211
     assert asking.find(under=PUSH)[0] == [0x0122]
     for under in (WATCH, PULL, QUERY):
@@ -229,8 +232,8 @@ def test_attributes_are_got_by_name_but_the_lock_is_not(asking: Scu) -> None:
 def test_a_search_asks_inside_sequences_and_says_what_it_cannot_ask(asking: Scu) -> None:
     uid = generate_uid()
     asking.create(uid)
-    code = action(0, CodeValue="110004", CodingSchemeDesignator="DCM")
-    wrong = action(0, CodeValue="110004", CodingSchemeDesignator="99X")
+    code = data_set(CodeValue="110004", CodingSchemeDesignator="DCM")
+    wrong = data_set(CodeValue="110004", CodingSchemeDesignator="99X")
     _, (match,) = asking.find(ScheduledWorkitemCodeSequence=Sequence([code]))
     assert match.ScheduledWorkitemCodeSequence[0].CodeMeaning == "Image Processing"
     assert asking.find(ScheduledWorkitemCodeSequence=Sequence([wrong]))[0] == [0x0000]
@@ -284,8 +287,8 @@ class Listener:
     def on_event(self, event: Event) -> tuple[int, None]:
         if self.aborts:
             event.assoc.abort()
-        request = event.request
-        uid, kind = str(request.AffectedSOPInstanceUID), int(request.EventTypeID)
+        request = cast(N_EVENT_REPORT, event.request)
+        uid, kind = str(request.AffectedSOPInstanceUID), cast(int, request.EventTypeID)
         self.heard.append((uid, kind, event.event_information))
         return self.status, None
 
@@ -305,6 +308,7 @@ def listening(*, context: ssl.SSLContext | None = None, roles: bool = True) -> I
     server = ae.start_server(
         ("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=context
     )
+    assert server is not None
     listener.port = server.server_address[1]
     try:
         yield listener

@@ -21,6 +21,7 @@ from pacs.index import open_index
 from pacs.peers import Peer, Peers
 from pacs.store.files import FileStore
 from pacs.workflow import Plan, Workflow
+from pacs.workitems import Workitems
 from web.app import create_app
 from web.limits import Limits
 from web.parts import Parts
@@ -73,6 +74,7 @@ def _parts(folder: Path) -> Iterator[Parts]:
                 workflow=Workflow(index, identified, Plan(), quiet_s=1),
                 models=Registry(),
                 peers=peers,
+                workitems=Workitems(index, identified.id, identified.name),
                 echo=lambda ae_title: peers.echo(ae_title, _nobody_answers),
                 decoder=decoder,
                 spool=spool,
