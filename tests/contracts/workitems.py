@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from pacs.access import Actor
-from pacs.dicom.attribute_lists import element
+from pacs.dicom.attribute_lists import element, first
 from pacs.dicom.json_model import JsonModel
 from pacs.index import Index, catalog
-from pacs.workitems import Workitems
+from pacs.workitems import Declined, Kind, Status, Workitems
 from tests import make
 
 ORDERER = Actor("peer", "ORDERER", "192.0.2.3")
 PERFORMER = Actor("peer", "PERFORMER", "192.0.2.4")
+
+ONE, LOCK, OTHER_LOCK = make.uid("one"), make.uid("lock"), make.uid("other lock")
 
 CODE: JsonModel = {
     **element("CodeValue", "110004"),
@@ -73,3 +78,31 @@ def discontinued() -> JsonModel:
             **element("ReasonForCancellation", "the scanner is on fire"),
         },
     )
+
+
+def refused(status: Status, ask: Callable[[], object]) -> None:
+    with pytest.raises(Declined) as declined:
+        ask()
+    assert declined.value.status is status
+
+
+def state(kept: Workitems, uid: str = ONE) -> str:
+    return first(kept.get(ORDERER, uid), "ProcedureStepState")
+
+
+def claimed(kept: Workitems, uid: str = ONE) -> None:
+    kept.create(ORDERER, uid, scheduled())
+    assert kept.change_state(PERFORMER, uid, "IN PROGRESS", LOCK) is Status.SUCCESS
+
+
+def ended(kept: Workitems, end: str, uid: str = ONE) -> None:
+    claimed(kept, uid)
+    kept.update(PERFORMER, uid, performed() | discontinued(), LOCK)
+    assert kept.change_state(PERFORMER, uid, end, LOCK) is Status.SUCCESS
+
+
+def told(kept: Workitems, ae_title: str) -> list[tuple[str, Kind, str]]:
+    return [
+        (event.target, Kind(event.kind), first(event.information, "ProcedureStepState"))
+        for event in kept.events([ae_title], 0)
+    ]
