@@ -17,7 +17,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter
-from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from pacs.dicom.json_model import JsonModel
@@ -25,7 +24,7 @@ from pacs.errors import Forbidden, NodeError
 from pacs.workitems import PUSH, Event, Workitems
 from web.auth import Caller
 
-SOCKETS_MAX: Final = 64  # open at once in this process; a further one is answered with 503
+SOCKETS_MAX: Final = 64  # open at once in this process; a further one is closed at once
 EVENTS_WAITING_MAX: Final = 1_000  # for one socket; one with more is cut off
 POLL_S: Final = 0.25  # how often it is asked for news
 SEND_S: Final = 20.0  # for one event to be taken; a reader that takes longer is cut off
@@ -41,12 +40,11 @@ log = logging.getLogger(__name__)
 async def notify(websocket: WebSocket, ae_title: str, actor: Caller) -> None:
     """Open a notification connection (PS3.18 8.10.4)."""
     if not _is_same_origin(websocket):
-        await websocket.send_denial_response(Response(status_code=403))
+        await websocket.close()  # before it is accepted, that is a 403
         return
     notifications: Notifications = websocket.app.state.notifications
     if notifications.is_full:
-        denial = Response(status_code=503, headers={"Retry-After": "10"})
-        await websocket.send_denial_response(denial)
+        await _turn_away(websocket)
         return
     workitems: Workitems = websocket.app.state.parts.workitems
     reader = Reader(websocket, ae_title.strip())
@@ -55,13 +53,20 @@ async def notify(websocket: WebSocket, ae_title: str, actor: Caller) -> None:
             reports, reader.after = await asyncio.to_thread(
                 workitems.present, actor, reader.ae_title
             )
-        except NodeError as error:
-            code = 403 if isinstance(error, Forbidden) else 503
-            await websocket.send_denial_response(Response(status_code=code))
+        except Forbidden:
+            await websocket.close()
+            return
+        except NodeError:
+            await _turn_away(websocket)
             return
         await websocket.accept()
         notifications.follow(reader)
         await reader.run(reports)
+
+
+async def _turn_away(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.close(TRY_AGAIN_LATER)
 
 
 def _is_same_origin(websocket: WebSocket) -> bool:

@@ -153,14 +153,20 @@ def test_a_reader_that_does_not_keep_up_is_cut_off_and_others_are_not(
 def test_there_are_only_so_many_sockets(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifications, "SOCKETS_MAX", 2)
     with listen(served), listen(served):
-        assert refusal(served) == 503
+        with listen(served) as third, pytest.raises(ConnectionClosed) as closed:
+            third.recv(timeout=20)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == notifications.TRY_AGAIN_LATER
 
     def is_free() -> bool:
-        try:
-            with listen(served):
+        with listen(served) as client:
+            try:
+                client.recv(timeout=0.2)
+            except TimeoutError:
                 return True
-        except InvalidStatus:
-            return False
+            except ConnectionClosed:
+                return False
+        return False
 
     until(is_free)
 
