@@ -19,6 +19,7 @@ from pacs.dicom import part10
 from pacs.dicom.attributes import INDEXED, Level
 from pacs.dimse.status import FIND, RETRIEVE, STORE
 from pacs.errors import NodeError
+from pacs.workitems import Status
 from web.dicomweb.store import FAILURE_REASON
 from web.errors import STATUS
 
@@ -75,6 +76,15 @@ def _meaning(error: type[NodeError]) -> str:
     return str(error.__doc__).partition("\n")[0]
 
 
+def _workitem_statuses() -> str:
+    rows = (
+        (f"{one.code:04X}", f"{one.sentence[:1].upper()}{one.sentence[1:]}.")
+        for one in Status
+        if one.code
+    )
+    return table(("Status", "When"), rows)
+
+
 def _decoders() -> str:
     native = ((uid, UID(uid).name, "no codec needed") for uid in sorted(NATIVE))
     coded = ((uid, UID(uid).name, library) for uid, library in DECODERS.items())
@@ -124,6 +134,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "retrieve-statuses": lambda: _statuses(RETRIEVE.items(), "{:04X}"),
     "stow-failure-reasons": lambda: _statuses(FAILURE_REASON.items(), "{:04X}"),
     "http-statuses": lambda: _statuses(STATUS.items(), "{}"),
+    "ups-statuses": _workitem_statuses,
     "decoders": _decoders,
     "settings": _settings,
     "limits": _limits,
