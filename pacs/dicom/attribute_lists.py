@@ -64,7 +64,7 @@ _WHOLE: Final = {
     "UV": (0, (1 << 64) - 1),
 }
 _REAL: Final = frozenset(["DS", "FD", "FL"])
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
 def parse(body: bytes) -> JsonModel:

@@ -148,8 +148,7 @@ class WorkitemHandlers:
         request = cast(N_ACTION, event.request)
         try:
             asked = Asked(request.ActionTypeID)
-            act = _ACTIONS[asked]
-        except (ValueError, KeyError):
+        except ValueError:
             return answer(
                 NO_SUCH_ACTION, "the action type is none of unified procedure steps"
             ), None
@@ -160,7 +159,8 @@ class WorkitemHandlers:
                 raise Declined(Status.NOT_APPROPRIATE)
             if asked is Asked.SUBSCRIBE:
                 return self._subscribe(event, actor, uid, request.ActionInformation)
-            return act(self._workitems, actor, uid, _attributes(event, request.ActionInformation))
+            given = _attributes(event, request.ActionInformation)
+            return _ACTIONS[asked](self._workitems, actor, uid, given)
 
         return _answered(event, asked, apply)
 
@@ -223,7 +223,6 @@ def _suspend(workitems: Workitems, actor: Actor, uid: str, given: JsonModel) -> 
 _ACTIONS: Final[Mapping[Asked, Callable[[Workitems, Actor, str, JsonModel], Status]]] = {
     Asked.CHANGE_STATE: _change_state,
     Asked.REQUEST_CANCEL: lambda workitems, *asked: workitems.request_cancel(*asked),
-    Asked.SUBSCRIBE: lambda *_: Status.NOT_APPROPRIATE,
     Asked.UNSUBSCRIBE: _unsubscribe,
     Asked.SUSPEND: _suspend,
 }
@@ -268,7 +267,7 @@ class _Question:
         self._character_set = identifier.character_set or LATIN_1
         self._transfer_syntax_uid = transfer_syntax_uid
         self._asked = {f"{tag:08X}": key.vr for tag, key in identifier.keys.items()}
-        known = all(_keyword(tag) for tag, key in identifier.keys.items() if key.text)
+        known = all(keyword_for_tag(tag) for tag, key in identifier.keys.items() if key.text)
         self._status = PENDING if known else PENDING_WITH_UNSUPPORTED_KEYS
 
     @classmethod
@@ -278,7 +277,7 @@ class _Question:
         pairs = [
             (keyword, key.text)
             for tag, key in identifier.keys.items()
-            if key.text and (keyword := _keyword(tag)) and tag != _TIMEZONE_OFFSET
+            if key.text and (keyword := keyword_for_tag(tag)) and tag != _TIMEZONE_OFFSET
         ]
         if any(key.vr == "SQ" for key in identifier.keys.values()):
             data_set = read_data_set(encoded, transfer_syntax_uid)
@@ -297,14 +296,10 @@ class _Question:
         return Answer(self._status, written(data_set, self._transfer_syntax_uid))
 
 
-def _keyword(tag: int) -> str:
-    return keyword_for_tag(tag)
-
-
 def _inside(data_set: Dataset, path: str, *, is_top: bool = False) -> Iterator[tuple[str, str]]:
     """The keys inside the sequences of a question, with their paths."""
     for element in data_set:
-        name = _keyword(element.tag)
+        name = keyword_for_tag(element.tag)
         if not name:
             continue
         if element.VR == "SQ":

@@ -278,6 +278,7 @@ workitems = Table(
         "ProcedureStepState",
         "ScheduledProcedureStepStartDateTime_sorted",
     ),
+    Index("ix_workitems_by_start", "archive_id", "ScheduledProcedureStepStartDateTime_sorted"),
     Index(None, "archive_id", "PatientID"),
     Index(None, "archive_id", "ended_at"),
 )

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from pacs.dicom import attribute_lists
-from pacs.dicom.attributes import Attribute
+from pacs.dicom.attributes import Attribute, Level
 from pacs.dicom.criteria import Criteria, compared, flat
 from pacs.dicom.json_model import JsonModel
 from pacs.dicom.matching import PN_GROUPS, Match, folded
@@ -53,8 +53,8 @@ UPS_EVENT: Final = "ups-event"  # the kind of the jobs that deliver events
 Pairs = Sequence[tuple[str, str]]
 
 _IS_KNOWN: Final = workitems.c.data_set != ""  # a forgotten one keeps nothing but its UID
-_START: Final = workitems.c.ScheduledProcedureStepStartDateTime_sorted
-_ORDER: Final = (_START.nulls_last(), workitems.c.id)
+_ORDER: Final = (workitems.c.ScheduledProcedureStepStartDateTime_sorted, workitems.c.id)
+_COLUMNS: Final = frozenset((*WORKITEM_KEYS, Attribute("SOPInstanceUID", Level.INSTANCE)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +149,7 @@ def change(
 
 def is_exact(criteria: Criteria) -> bool:
     """Whether every key of a question has a column, so that the database alone can answer it."""
-    columns = set(WORKITEM_KEYS)
-    return all(key in columns for key in criteria)
+    return all(key in _COLUMNS for key in criteria)
 
 
 def ids(
@@ -162,9 +161,8 @@ def ids(
 
 
 def _candidates(connection: Connection, archive: int, criteria: Criteria) -> ColumnElement[bool]:
-    columns, dialect = set(WORKITEM_KEYS), connection.dialect.name
-    keys = [(key, match) for key, match in flat(criteria) if key in columns]
-    conditions = [_wanted(key, match, dialect) for key, match in keys]
+    keys = [(key, match) for key, match in flat(criteria) if key in _COLUMNS]
+    conditions = [_wanted(key, match, connection.dialect.name) for key, match in keys]
     return and_(workitems.c.archive_id == archive, _IS_KNOWN, *conditions)
 
 

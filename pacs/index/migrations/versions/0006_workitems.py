@@ -51,6 +51,11 @@ def upgrade() -> None:
         ["archive_id", "ProcedureStepState", "ScheduledProcedureStepStartDateTime_sorted"],
     )
     op.create_index(
+        "ix_workitems_by_start",
+        "workitems",
+        ["archive_id", "ScheduledProcedureStepStartDateTime_sorted"],
+    )
+    op.create_index(
         op.f("ix_workitems_archive_id_PatientID"), "workitems", ["archive_id", "PatientID"]
     )
     op.create_index(
