@@ -42,7 +42,7 @@ def ask(served: Served, method: str, path: str, model: JsonModel | None = None) 
 
 def state_of(served: Served) -> str:
     (found,) = ask(served, "GET", f"/{ONE}").json()
-    return str(first(found, "ProcedureStepState"))
+    return first(found, "ProcedureStepState")
 
 
 def change(served: Served, state: str, lock: str = LOCK) -> httpx.Response:
@@ -52,7 +52,7 @@ def change(served: Served, state: str, lock: str = LOCK) -> httpx.Response:
 
 
 def warned(response: httpx.Response) -> str:
-    return response.headers.get("warning", "").partition('"')[2].rstrip('"')
+    return str(response.headers.get("warning", "")).partition('"')[2].rstrip('"')
 
 
 def test_a_workitem_goes_its_way(served: Served) -> None:
