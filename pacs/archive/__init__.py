@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
+from pydicom import Dataset
 from sqlalchemy import Connection
 
 from pacs.access import Action, Actor, permits
@@ -43,6 +44,7 @@ from pacs.index.catalog import Kept
 from pacs.index.jobs import Job
 from pacs.index.queries import Value
 from pacs.index.results import Run
+from pacs.index.series_metadata import Outline, outlines
 from pacs.store import ObjectStore
 
 __all__ = [
@@ -287,6 +289,19 @@ class Archive:
         self._audit_read(actor, Action.RETRIEVE, {"study": scope.study_instance_uid})
         return [Instance.of(row) for row in rows]
 
+    def outlines(self, actor: Actor, scope: Scope) -> list[Outline]:
+        """What a scope holds, series by series in order, for `pacs.archive.series_metadata`.
+
+        Raises Missing where there is none, Forbidden.
+        """
+        self._permit(actor, Action.RETRIEVE)
+        with self.index.read() as connection:
+            found = outlines(connection, self.id, scope)
+        if not found:
+            raise Missing("there is no such study, series or instance here")
+        self._audit_read(actor, Action.RETRIEVE, {"study": scope.study_instance_uid})
+        return found
+
     def runs(self, actor: Actor, study_instance_uid: str) -> list[Run]:
         """What AI runs that ended said of a study, newest generation first. Raises Forbidden."""
         self._permit(actor, Action.RETRIEVE)
@@ -348,15 +363,28 @@ class Archive:
         """The data set up to its pixel data, inflated where it was deflated."""
         return self._range(instance, 0, instance.table.header_bytes)
 
-    def metadata(self, instance: Instance) -> JsonModel:
-        """The DICOM JSON model (PS3.18 F). Binary values above 1 KiB become `bulkdata/PATH`."""
-        header = read_header(self.header(instance), instance.transfer_syntax_uid)
-        model = json_model(header, lambda path: f"bulkdata/{path}")
+    def around_pixels(self, instance: Instance) -> Dataset:
+        """The data set without its pixel data: what comes before them, and what comes after."""
+        table = instance.table
+        raw = self.header(instance)
+        if table.trailer_bytes:
+            inflated = self._inflated(instance)
+            size = instance.size_bytes - instance.data_set_offset
+            end = size if inflated is None else len(inflated)
+            raw += self._range(instance, end - table.trailer_bytes, table.trailer_bytes)
+        return read_header(raw, instance.transfer_syntax_uid)
+
+    def metadata(self, instance: Instance, base: str = "") -> JsonModel:
+        """The DICOM JSON model (PS3.18 F), its elements in the order of their tags.
+
+        Binary values above 1 KiB become a BulkDataURI, `bulkdata/PATH` after the given base.
+        """
+        model = json_model(self.around_pixels(instance), lambda path: f"{base}bulkdata/{path}")
         table = instance.table
         if table.pixel_tag:
             path = f"{table.pixel_tag:08X}"
-            model[path] = {"vr": table.pixel_vr, "BulkDataURI": f"bulkdata/{path}"}
-        return model
+            model[path] = {"vr": table.pixel_vr, "BulkDataURI": f"{base}bulkdata/{path}"}
+        return dict(sorted(model.items()))
 
     def frame(self, instance: Instance, number: int) -> bytes:
         """The stored bytes of a frame, from 1: native, or its encapsulated fragments joined.

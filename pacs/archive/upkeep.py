@@ -2,7 +2,8 @@
 
 `fsck` compares what rows name with what the store holds. `rebuild` makes the index anew from the
 store alone: every Part 10 file carries its receipt, and every run its record. `scrub` reads each
-byte again. `sweep` removes objects that nobody names, when they are old enough not to be on their
+byte again; metadata of series are checked at every read and can be made again, so neither it nor
+`fsck` counts them among what may be lost. `sweep` removes objects that nobody names, when they are old enough not to be on their
 way into a row.
 """
 
@@ -17,11 +18,12 @@ from sqlalchemy import Connection
 
 from pacs.access import Actor
 from pacs.archive import Archive
+from pacs.archive import series_metadata as made_metadata
 from pacs.archive.ingest import Receipt, enter, examine
 from pacs.archive.values import Incoming, Problem, Scope
 from pacs.dicom.part10 import read_part10
 from pacs.errors import Missing, NodeError, Refused
-from pacs.index import audit, catalog, jobs, results
+from pacs.index import audit, catalog, jobs, results, series_metadata
 from pacs.index.catalog import Kept
 from pacs.index.results import RUN_PREFIX, Run
 from pacs.store import Blob
@@ -41,6 +43,7 @@ def fsck(archive: Archive) -> list[Problem]:
     with archive.index.read() as connection:
         named = dict(catalog.every_digest(connection, archive.id))
         records = set(results.every_digest(connection, archive.id))
+        derived = set(series_metadata.every_digest(connection, archive.id))
         broken_audit = audit.verify(connection)
         lost_jobs = jobs.overdue(connection)
     held = set(archive.objects.digests())
@@ -51,7 +54,7 @@ def fsck(archive: Archive) -> list[Problem]:
     ]
     found += [
         Problem("orphan_object", "no row names this object", digest)
-        for digest in sorted(held - set(named) - records)
+        for digest in sorted(held - set(named) - records - derived)
         if is_orphan(archive, digest)
     ]
     found += [Problem("audit_broken", sentence) for sentence in broken_audit]
@@ -77,7 +80,7 @@ def _is_named(archive: Archive, digest: str) -> bool:
     with archive.index.read() as connection:
         return any(
             named
-            for table in (catalog, results)
+            for table in (catalog, results, series_metadata)
             for named in table.still_named(connection, {digest})
         )
 
@@ -91,10 +94,12 @@ def _kept_at(archive: Archive, digest: str) -> float:
     """When an object was kept, as it says itself; 0 if it does not say."""
     try:
         head = b"".join(archive.objects.read(digest, 0, HEAD_BYTES))
+        if head.startswith(made_metadata.PREFIX):
+            return made_metadata.made_at(head)
         if head.startswith(RUN_PREFIX):
             return Run.unpack(b"".join(archive.objects.read(digest))).ended_at
         return Receipt.of(read_part10(head).private).received_at
-    except (NodeError, ValueError, TypeError):
+    except (NodeError, ValueError, TypeError, LookupError):
         return 0.0
 
 
@@ -104,6 +109,7 @@ def sweep(archive: Archive) -> int:
     with archive.index.read() as connection:
         named = {digest for digest, _ in catalog.every_digest(connection, archive.id)}
         named |= set(results.every_digest(connection, archive.id))
+        named |= set(series_metadata.every_digest(connection, archive.id))
     suspects = (digest for digest in archive.objects.digests() if digest not in named)
     orphans = [d for d in suspects if is_orphan(archive, d) and not _is_named(archive, d)]
     for digest in orphans:
@@ -147,16 +153,21 @@ def rebuild(archive: Archive, actor: Actor, progress: Progress = silent) -> list
     in_order = sorted(digests, key=lambda digest: (_kept_at(archive, digest), digest))
     with archive.index.write() as connection:
         results.forget_everything(connection, archive.id)
+        series_metadata.forget_everything(connection, archive.id)
         catalog.forget_everything(connection, archive.id)
     problems: list[Problem] = []
     runs: list[tuple[Run, str]] = []
+    derived: list[str] = []
     for done, digest in enumerate(in_order, start=1):
-        problems += _enter_again(archive, digest, runs)
+        problems += _enter_again(archive, digest, runs, derived)
         progress(done, len(in_order))
     with archive.index.write() as connection:
         for run, digest in sorted(runs, key=lambda found: found[0].generation):
             results.add(connection, archive.id, run, digest=digest)
             _restore_study(connection, archive.id, run)
+    for digest in derived:
+        made_metadata.enter_again(archive, digest)
+    with archive.index.write() as connection:
         audit.append(
             connection,
             actor,
@@ -179,11 +190,15 @@ def _restore_study(connection: Connection, archive_id: int, run: Run) -> None:
         catalog.touch(connection, held[0].study_id)
 
 
-def _enter_again(archive: Archive, digest: str, runs: list[tuple[Run, str]]) -> Iterator[Problem]:
+def _enter_again(
+    archive: Archive, digest: str, runs: list[tuple[Run, str]], derived: list[str]
+) -> Iterator[Problem]:
     try:
         content = b"".join(archive.objects.read(digest))
         if hashlib.sha256(content).hexdigest() != digest:
             yield Problem("corrupt", "the bytes no longer have their digest", digest)
+        elif content.startswith(made_metadata.PREFIX):
+            derived.append(digest)
         elif content.startswith(RUN_PREFIX):
             runs.append((Run.unpack(content), digest))
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -27,8 +27,9 @@ class FrameTable:
     """The frames of one instance.
 
     `header_bytes` is how much of the data set comes before the pixel data element, and `pixel_tag`
-    that element's tag, 0 if there is none. `frame_bits` is 0 where the pixel data are encapsulated;
-    `places` then lists the fragments of each frame, and is empty if they cannot be told apart.
+    that element's tag, 0 if there is none; `trailer_bytes` is how much comes after it. `frame_bits`
+    is 0 where the pixel data are encapsulated; `places` then lists the fragments of each frame, and
+    is empty if they cannot be told apart.
     """
 
     header_bytes: int
@@ -38,6 +39,7 @@ class FrameTable:
     start: int = 0
     frame_bits: int = 0
     places: tuple[tuple[Span, ...], ...] = ()
+    trailer_bytes: int = 0
 
     def spans(self, number: int) -> tuple[Span, ...]:
         """The bytes of frame number, from 1. Raises Missing.
@@ -70,7 +72,8 @@ class FrameTable:
     def unpack(cls, packed: bytes) -> FrameTable:
         """What `pack` gave."""
         text = zlib.decompressobj().decompress(packed, PACKED_BYTES_MAX)
-        fields = dict(zip(cls.__dataclass_fields__, json.loads(text), strict=True))
+        # A table that an earlier release packed has fewer fields.
+        fields = dict(zip(cls.__dataclass_fields__, json.loads(text), strict=False))
         fields["places"] = tuple(
             tuple((start, size) for start, size in frame) for frame in fields["places"]
         )
@@ -85,14 +88,16 @@ def frame_table(scan: Scan) -> FrameTable:
     element = scan.elements[tag]
     # Implicit data sets leave the VR to the dictionary, and that leaves the choice (PS3.5 A.1).
     vr = PIXEL_KEYWORDS[tag] if " or " in element.vr else element.vr
+    trailer = len(scan.data) - element.value - element.length
+    table = FrameTable(element.start, tag, vr, trailer_bytes=trailer)
     count = _positive(scan.text("NumberOfFrames") or "1")
     if element.fragments is not None:
         places = _encapsulated(scan, element.fragments, count)
-        return FrameTable(element.start, tag, vr, len(places), places=places)
+        return replace(table, count=len(places), places=places)
     bits = _frame_bits(scan)
     if not bits or -(-bits * count // 8) > element.length:
-        return FrameTable(element.start, tag, vr)
-    return FrameTable(element.start, tag, vr, count, element.value, bits)
+        return table
+    return replace(table, count=count, start=element.value, frame_bits=bits)
 
 
 def _positive(text: str) -> int:

@@ -37,6 +37,7 @@ from pacs.index.schema import (
     same,
     search_columns,
     series,
+    series_metadata,
     studies,
     versions,
 )
@@ -161,6 +162,9 @@ _TOUCH: Final = (
     .where(studies.c.id == bindparam("study_id"))
     .values(state=RECEIVING, last_received_at=now())
 )
+_AWAIT_METADATA: Final = (
+    update(studies).where(studies.c.id == bindparam("study_id")).values(metadata_due_at=now())
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +197,9 @@ def add_instance(
     )
     if not is_new:
         _remove_childless(connection, place.study_id)
-    elif not kept.made_by:
+    elif kept.made_by:
+        connection.execute(_AWAIT_METADATA, {"study_id": place.study_id})
+    else:
         touch(connection, place.study_id)
     return place, is_new
 
@@ -300,18 +306,30 @@ def kept_of(row: Row[Any]) -> Kept:
 
 def instances_of(connection: Connection, archive: int, scope: Scope) -> list[Row[Any]]:
     """The instances of a scope: series by number, then instances by number, then UID."""
-    return list(
-        connection.execute(
-            _PLACED.where(_inside(archive, scope)).order_by(
-                series.c.SeriesNumber.is_(None),
-                series.c.SeriesNumber,
-                series.c.SeriesInstanceUID,
-                instances.c.InstanceNumber.is_(None),
-                instances.c.InstanceNumber,
-                instances.c.SOPInstanceUID,
-            )
-        )
-    )
+    return list(connection.execute(_PLACED.where(_inside(archive, scope)).order_by(*_IN_ORDER)))
+
+
+_IN_ORDER: Final = (
+    series.c.SeriesNumber.is_(None),
+    series.c.SeriesNumber,
+    series.c.SeriesInstanceUID,
+    instances.c.InstanceNumber.is_(None),
+    instances.c.InstanceNumber,
+    instances.c.SOPInstanceUID,
+)
+_MEMBERS: Final = select(
+    instances.c.series_id,
+    studies.c.StudyInstanceUID,
+    series.c.SeriesInstanceUID,
+    instances.c.SOPInstanceUID,
+    instances.c.digest,
+    series_metadata.c.digest.label("kept"),
+).select_from(instances.join(series).join(studies).outerjoin(series_metadata))
+
+
+def members_of(connection: Connection, archive: int, scope: Scope) -> list[Row[Any]]:
+    """The same order, and no more than the UIDs and digests: its series' metadata's as `kept`."""
+    return list(connection.execute(_MEMBERS.where(_inside(archive, scope)).order_by(*_IN_ORDER)))
 
 
 def _inside(archive: int, scope: Scope) -> ColumnElement[bool]:
@@ -337,9 +355,23 @@ def remove(connection: Connection, archive: int, scope: Scope) -> tuple[int, lis
         connection.scalars(delete(table).where(key.in_(wanted)).returning(table.c.digest)).all()
         for table, key in ((versions, versions.c.instance_id), (instances, instances.c.id))
     ]
+    derived = _remove_metadata(connection, archive, scope)
     _remove_childless(connection, study_id)
     digests = {*current, *further}
-    return len(current), sorted(digests - set(still_named(connection, digests)))
+    return len(current), sorted(digests - set(still_named(connection, digests))) + derived
+
+
+def _remove_metadata(connection: Connection, archive: int, scope: Scope) -> list[str]:
+    """What tells of an instance goes with it, so the metadata of its series are made anew."""
+    whole = Scope(scope.study_instance_uid, scope.series_instance_uid)
+    wanted = select(series.c.id).join(studies).where(_inside(archive, whole))
+    return list(
+        connection.scalars(
+            delete(series_metadata)
+            .where(series_metadata.c.series_id.in_(wanted))
+            .returning(series_metadata.c.digest)
+        )
+    )
 
 
 def _lock_study(connection: Connection, archive: int, scope: Scope) -> int | None:
@@ -413,7 +445,7 @@ def complete_study(connection: Connection, study_id: int, generation: int) -> No
     connection.execute(
         update(studies)
         .where(studies.c.id == study_id)
-        .values(state=COMPLETE, generation=generation, completed_at=now())
+        .values(state=COMPLETE, generation=generation, completed_at=now(), metadata_due_at=now())
     )
 
 
@@ -476,5 +508,5 @@ def restore_study(
             studies.c.StudyInstanceUID == study_instance_uid,
             studies.c.generation < generation,
         )
-        .values(generation=generation, state=COMPLETE, completed_at=now())
+        .values(generation=generation, state=COMPLETE, completed_at=now(), metadata_due_at=now())
     )

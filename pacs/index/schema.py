@@ -117,10 +117,13 @@ studies = Table(
     Column("first_received_at", Double, nullable=False),
     Column("last_received_at", Double, nullable=False),
     Column("completed_at", Double),
+    # Since when the metadata of its series wait to be made; NULL if they do not.
+    Column("metadata_due_at", Double),
     UniqueConstraint("archive_id", "StudyInstanceUID"),
     Index(None, "archive_id", "StudyDate", "StudyTime_sorted"),
     Index(None, "archive_id", "AccessionNumber"),
     Index(None, "state", "last_received_at"),
+    Index(None, "metadata_due_at"),
 )
 
 series = Table(
@@ -133,6 +136,21 @@ series = Table(
     UniqueConstraint("study_id", "SeriesInstanceUID"),
     Index(None, "archive_id", "SeriesInstanceUID"),
     Index(None, "archive_id", "Modality"),
+)
+
+series_metadata = Table(
+    "series_metadata",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _archive(),
+    Column(
+        "series_id",
+        Key,
+        ForeignKey("series.id", ondelete="CASCADE"),
+        nullable=False,
+        unique=True,
+    ),
+    Column("digest", Exact, nullable=False, index=True),
 )
 
 instances = Table(

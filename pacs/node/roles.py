@@ -24,7 +24,7 @@ import uvicorn
 
 from inference.pipeline import Pipeline
 from pacs import worker
-from pacs.archive import upkeep
+from pacs.archive import series_metadata, upkeep
 from pacs.config import Config
 from pacs.decode import Decoder
 from pacs.dimse.scp import Receiver
@@ -148,6 +148,7 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
             [
                 node.workflow.complete_quiet_studies,
                 node.workflow.fail_silent_jobs,
+                lambda: sum(series_metadata.make_due(archive) for archive in node.archives),
                 _every(STATISTICS_S, node.index.maintain),
                 _every(STATISTICS_S, node.workitems.forget),
                 _every(UPKEEP_S, lambda: sum(upkeep.sweep(archive) for archive in node.archives)),

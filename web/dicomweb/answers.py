@@ -34,13 +34,13 @@ def json_answer(
     """A JSON body, compressed if the client takes that."""
     body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     all_headers = {**(headers or {}), "Vary": "Accept, Accept-Encoding"}
-    if len(body) >= GZIP_BYTES_MIN and _takes_gzip(request):
+    if len(body) >= GZIP_BYTES_MIN and takes_gzip(request):
         body = gzip.compress(body, GZIP_LEVEL, mtime=0)
         all_headers["Content-Encoding"] = "gzip"
     return Response(body, status, all_headers, media_type)
 
 
-def _takes_gzip(request: Request) -> bool:
+def takes_gzip(request: Request) -> bool:
     """Whether the client names gzip among the encodings it can read."""
     encodings = request.headers.get("accept-encoding", "").lower().replace(" ", "").split(",")
     return "gzip" in encodings or "gzip;q=1.0" in encodings

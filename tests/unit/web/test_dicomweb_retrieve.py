@@ -24,13 +24,13 @@ from pydicom.uid import (
 
 from pacs.archive import Incoming, Instance, Scope
 from pacs.dicom.part10 import read_part10
+from pacs.dicom.xml_model import read_xml_model
 from pacs.errors import Corrupt
 from tests import make
 from tests.unit.web.node import TESTER, Served, serving
 from web.dicomweb import multipart
 from web.dicomweb.answers import withheld
 from web.dicomweb.media_types import media_type
-from web.dicomweb.metadata import bulk_prefix, presentable
 from web.limits import Limits
 
 AS_STORED = "application/dicom; transfer-syntax=*"
@@ -294,23 +294,55 @@ def test_bulk_data_uris_resolve_at_every_level(node: Served, level: str) -> None
         assert bulk.content
 
 
-def test_a_bulk_prefix_is_relative_where_it_can_be(node: Served) -> None:
-    one = instance_of(node, RLE)
-    study, series, sop = one.study_instance_uid, one.series_instance_uid, one.sop_instance_uid
-    assert bulk_prefix("/dicom-web", Scope(study), one) == f"series/{series}/instances/{sop}/"
-    assert bulk_prefix("/dicom-web", Scope(study, series), one) == f"instances/{sop}/"
-    assert bulk_prefix("/dicom-web", Scope(study, series, sop), one) == f"{path_of(one)}/"
+def test_xml_metadata_say_what_the_json_says(node: Served) -> None:
+    for path in (path_of(instance_of(node, RLE)), f"/dicom-web/studies/{make.uid('series')}"):
+        models = get(node, path + "/metadata", "application/dicom+json").json()
+        answer = get(node, path + "/metadata", 'multipart/related; type="application/dicom+xml"')
+        parts = parts_of(answer)
+        assert {content_type for content_type, _ in parts} == {"application/dicom+xml"}
+        for (_, document), model in zip(parts, models, strict=True):
+            told = read_xml_model(document)
+            assert list(told) == list(model)
+            assert told["7FE00010"] == model["7FE00010"]
+            assert told["00100010"] == model["00100010"]
 
 
-def test_metadata_holds_no_number_that_json_does_not_know() -> None:
-    model = {"00181041": {"vr": "FD", "Value": [float("nan"), float("inf"), 1.5]}}
-    assert presentable(model, "") == {"00181041": {"vr": "FD", "Value": [None, None, 1.5]}}
+def test_metadata_are_the_same_plain_and_compressed_and_at_every_level(node: Served) -> None:
+    study = f"/dicom-web/studies/{make.uid('series')}"
+    whole = get(node, study + "/metadata").json()
+    assert len(whole) == 4
+    for model in whole:
+        series = f"{study}/series/{model['0020000E']['Value'][0]}"
+        uid = model["00080018"]["Value"][0]
+        for encoding in ("gzip", "identity"):
+            headers = {"Accept-Encoding": encoding}
+            of_series = get(node, series + "/metadata", **headers)
+            of_instance = get(node, f"{series}/instances/{uid}/metadata", **headers)
+            assert of_series.headers.get("content-encoding", "identity") == encoding
+            assert [without_uris(one) for one in of_instance.json()] == [without_uris(model)]
+            assert without_uris(model) in [without_uris(one) for one in of_series.json()]
+        tags = {
+            node.client.get(series + "/metadata", headers={"Accept-Encoding": e}).headers["etag"]
+            for e in ("gzip", "identity")
+        }
+        assert len(tags) == 2, "two encodings are two representations"
 
 
-def test_xml_metadata_is_not_acceptable(node: Served) -> None:
-    path = path_of(instance_of(node, RLE)) + "/metadata"
-    accept = 'multipart/related; type="application/dicom+xml"'
-    assert get(node, path, accept).status_code == 406
+def without_uris(model: dict[str, Any]) -> dict[str, Any]:
+    return {tag: one for tag, one in model.items() if "BulkDataURI" not in one}
+
+
+def test_metadata_are_current_until_an_instance_comes(node: Served) -> None:
+    study = make.uid("growing")
+    path = f"/dicom-web/studies/{study}/metadata"
+    node.archive.store(TESTER, make.incoming(make.data_set(1, study_instance_uid=study)))
+    before = get(node, path)
+    known = {"If-None-Match": before.headers["etag"]}
+    assert get(node, path, **known).status_code == 304
+    node.archive.store(TESTER, make.incoming(make.data_set(2, study_instance_uid=study)))
+    after = get(node, path, **known)
+    assert after.status_code == 200
+    assert [len(answer.json()) for answer in (before, after)] == [1, 2]
 
 
 # frames and bulk data
