@@ -12,6 +12,7 @@ import hashlib
 import threading
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,6 +36,7 @@ from pacs.archive.values import (
     Stored,
 )
 from pacs.dicom.data_sets import read_header
+from pacs.dicom.frames import Span
 from pacs.dicom.json_model import JsonModel, json_model
 from pacs.dicom.matching import LIMIT_MAX, Query
 from pacs.dicom.part10 import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, inflate, scan
@@ -392,15 +394,20 @@ class Archive:
         Raises Missing past the last frame and for what is no image.
         """
         table = instance.table
-        spans = table.spans(number)
+        raw = b"".join(self.pieces(instance, table.spans(number)))
+        return table.native_frame(number, raw) if table.frame_bits else raw
+
+    def pieces(self, instance: Instance, spans: Sequence[Span]) -> Iterator[bytes]:
+        """What lies in some places of the data set, in rising order; one read of the store.
+
+        Raises Corrupt, before the last of it, where the object is shorter than its row says.
+        """
         inflated = self._inflated(instance)
         if inflated is not None:
-            raw = b"".join(bytes(inflated[start : start + size]) for start, size in spans)
-        else:
-            raw = b"".join(
-                self.read(instance, instance.data_set_offset + start, size) for start, size in spans
-            )
-        return table.native_frame(number, raw) if table.frame_bits else raw
+            return (bytes(inflated[start : start + size]) for start, size in spans)
+        begin, end = spans[0][0], sum(spans[-1])
+        chunks = self.chunks(instance, instance.data_set_offset + begin, end - begin)
+        return _inside(chunks, begin, spans, instance.digest)
 
     def bulk(self, instance: Instance, tag: int) -> bytes:
         """The value of a top-level element. Raises Missing."""
@@ -460,6 +467,24 @@ class Archive:
     def _permit(self, actor: Actor, action: Action) -> None:
         if not permits(actor, action):
             raise Forbidden(f"this actor may not {action.value}")
+
+
+def _inside(
+    chunks: Iterator[bytes], begin: int, spans: Sequence[Span], digest: str
+) -> Iterator[bytes]:
+    """What of a stream that begins at an offset lies inside of spans."""
+    left = deque(spans)
+    at = begin
+    for chunk in chunks:
+        while left and left[0][0] < at + len(chunk):
+            start, size = left[0]
+            yield chunk[max(0, start - at) : start + size - at]
+            if start + size > at + len(chunk):
+                break
+            left.popleft()
+        at += len(chunk)
+    if left and any(size for _, size in left):
+        raise Corrupt(digest=digest)
 
 
 def _checked(pieces: Iterator[bytes], digest: str) -> Iterator[bytes]:

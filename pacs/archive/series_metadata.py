@@ -30,6 +30,7 @@ PREFIX: Final = b"isocenter series metadata\n"  # how such an object begins, unl
 FORM: Final = 1  # of what stands in it; another one is made anew
 BLOCK_INSTANCES: Final = 32  # more compress a little better, and cost more to find one in
 GZIP_LEVEL: Final = 6
+PIECE_BYTES: Final = 1 << 20  # of an array that is inflated for who cannot read gzip
 GZIP: Final = 16 + zlib.MAX_WBITS
 RACES_MAX: Final = 3  # a series that loses instances so often while it is read is given up
 DUE_S_MAX: Final = 0.5  # of one turn of `make_due`; what is left waits for the next
@@ -64,6 +65,14 @@ class SeriesMetadata:
         """The DICOM JSON of each instance, in order."""
         for number in range(len(self.blocks)):
             yield from self._block(number)
+
+    def array(self) -> Iterator[bytes]:
+        """The whole array as it reads when inflated, in pieces."""
+        inflater = zlib.decompressobj(GZIP)
+        piece = inflater.decompress(self.gzipped, PIECE_BYTES)
+        while piece:
+            yield piece
+            piece = inflater.decompress(inflater.unconsumed_tail, PIECE_BYTES)
 
     def line(self, digest: str) -> bytes:
         """The DICOM JSON of the instance that is kept under a digest."""

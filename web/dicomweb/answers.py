@@ -10,17 +10,23 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Final
 
+from anyio import fail_after
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Send
 
 GZIP_BYTES_MIN: Final = 1024  # a shorter JSON body is not worth compressing
 GZIP_LEVEL: Final = 1  # metadata is so repetitive that more effort buys little
 WITHHELD_BYTES: Final = 1 << 20  # of a stream, until its source has been read to its end
+STALLED_S_MAX: Final = 60.0  # a client that takes no chunk for so long is given up
+
+log = logging.getLogger(__name__)
 
 
 def json_answer(
@@ -86,11 +92,36 @@ def withheld(chunks: Iterable[bytes], size_bytes: int = WITHHELD_BYTES) -> Itera
 
 
 def streamed(
-    request: Request, chunks: Iterator[bytes], media_type: str, headers: Mapping[str, str]
+    request: Request,
+    chunks: Iterator[bytes],
+    media_type: str,
+    headers: Mapping[str, str],
+    *,
+    status: int = 200,
 ) -> Response:
     """A body in chunks. What its source raises before the first chunk becomes a proper status."""
     body: Iterator[bytes] = iter(())
     if request.scope.get("asked_method") != "HEAD":
         first = next(chunks, b"")
         body = chain((first,), chunks)
-    return StreamingResponse(body, headers=headers, media_type=media_type)
+    return Patient(body, status, headers=headers, media_type=media_type)
+
+
+class Patient(StreamingResponse):
+    """A stream that waits for its reader, but not for ever.
+
+    Who has stopped to read holds a file or a connection to the store; after STALLED_S_MAX the
+    answer is cut off.
+    """
+
+    async def stream_response(self, send: Send) -> None:
+        """Send status, headers and chunks (ASGI)."""
+
+        async def in_time(message: Message) -> None:
+            with fail_after(STALLED_S_MAX):
+                await send(message)
+
+        try:
+            await super().stream_response(in_time)
+        except TimeoutError:
+            log.info("a client has stopped to read; its answer is cut off")

@@ -32,6 +32,7 @@ from web.dicomweb.answers import caching, fingerprint, is_current, not_modified,
 from web.dicomweb.door import At, Door, InPath
 from web.dicomweb.media_types import OCTET_STREAM
 from web.dicomweb.negotiation import AS_STORED, NONE_NAMED, Choice, Cost, Offer, accept_of, chosen
+from web.dicomweb.ranges import Body, ranged
 from web.dicomweb.transfer_syntaxes import cost, target
 
 # The media type of a compressed frame as stored (PS3.18 tables 8.7.3-2 to 8.7.3-5).
@@ -72,14 +73,19 @@ def retrieve_frames(request: Request, door: At, scope: InPath, frames: str) -> R
         parts = (source.part(number) for number in numbers)
         return streamed(request, multipart.written(etag, parts), content_type, caching(etag))
     headers, (frame,) = source.part(numbers[0])
-    return Response(frame, headers={**headers, **caching(etag)})
+    return ranged(request, Body.of(frame), headers["Content-Type"], etag, caching(etag))
 
 
 def frame_numbers(text: str) -> list[int]:
-    """The frame list of a path. Raises HTTPException 400 for what is none, or holds 0."""
+    """The frame list of a path. Raises HTTPException 400 for what is none, holds 0 or repeats.
+
+    Without the last rule a short request could ask for one large frame ten thousand times.
+    """
     numbers = [int(number) for number in text.split(",")] if _NUMBERS.fullmatch(text) else [0]
     if 0 in numbers:
         raise HTTPException(400, "the frame list holds something else than numbers from 1")
+    if len(set(numbers)) < len(numbers):
+        raise HTTPException(400, "the frame list names a frame twice")
     return numbers
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 DICOM: Final = "application/dicom"
@@ -17,6 +18,8 @@ DICOM_XML: Final = "application/dicom+xml"
 JSON: Final = "application/json"
 OCTET_STREAM: Final = "application/octet-stream"
 MULTIPART: Final = "multipart/related"
+
+MEDIA_RANGES_MAX: Final = 200  # of one Accept header; further ones are not looked at
 
 _NAME = re.compile(r"[\w!#$&^.+*-]{1,127}/[\w!#$&^.+*-]{1,127}", re.ASCII)
 _QUALITY = re.compile(r"0(\.\d{0,9})?|1(\.0{0,9})?", re.ASCII)
@@ -57,7 +60,8 @@ def media_ranges(accept: str) -> tuple[MediaRange, ...]:
     """The media ranges of an Accept header, in its order; an absent or empty one takes anything."""
     if not accept.strip():
         return (ANYTHING,)
-    return tuple(found for piece in _pieces(accept, ",") for found in _range(piece))
+    found = (one for piece in _pieces(accept, ",") for one in _range(piece))
+    return tuple(islice(found, MEDIA_RANGES_MAX))
 
 
 def _range(text: str) -> Iterator[MediaRange]:

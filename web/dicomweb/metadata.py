@@ -64,9 +64,10 @@ def metadata(request: Request, door: At, scope: InPath) -> Response:
     headers = {**caching(etag), "Vary": "Accept, Accept-Encoding"}
     if is_gzip:
         headers["Content-Encoding"] = "gzip"
-    if is_gzip and scope.series_instance_uid and not scope.sop_instance_uid:
+    if scope.series_instance_uid and not scope.sop_instance_uid:
         kept = metadata_of(door.archive, outlines[0])
-        return Response(kept.gzipped, headers=headers, media_type=offer.media_type)
+        as_kept = iter((kept.gzipped,)) if is_gzip else kept.array()
+        return streamed(request, as_kept, offer.media_type, headers)
     body = _in_chunks(_array(_lines(door, scope, outlines)))
     return streamed(request, _gzipped(body) if is_gzip else body, offer.media_type, headers)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -76,20 +76,50 @@ def for_nothing(_choice: Choice) -> int:
 def chosen(accept: str, offers: Sequence[Offer], cost: Cost = for_nothing) -> Choice:
     """What to answer with: the highest quality, then the lowest cost, then the first listed.
 
-    `cost` is None for what cannot be made. Raises HTTPException 406, which names the offers.
+    Of several media ranges that mean one offer, the most specific says how much it is liked, or
+    that it is not (RFC 9110 12.5.1). `cost` is None for what cannot be made. Raises HTTPException
+    406, which names the offers.
     """
-    ranges = media_ranges(accept)
-    refused = {c.offer for r in ranges if not r.quality for c in _choices(r, offers)}
+    wanted = list(_wanted(accept, offers, cost))
+    refused = {(one.choice, one.precision) for one in wanted if one.price is None}
+    precision: dict[Offer, int] = {}
+    for one in wanted:
+        if one.price is not None or one.choice.transfer_syntax in (AS_STORED, NONE_NAMED):
+            offer = one.choice.offer
+            precision[offer] = max(one.precision, precision.get(offer, 0))
     liked = [
-        (-r.quality, price, position, choice)
-        for position, r in enumerate(ranges)
-        if r.quality
-        for choice in _choices(r, offers)
-        if choice.offer not in refused and (price := cost(choice)) is not None
+        one
+        for one in wanted
+        if one.price is not None and one.precision == precision[one.choice.offer]
+        if (one.choice, one.precision) not in refused
     ]
     if not liked:
         raise HTTPException(406, f"available are {', '.join(map(str, offers))}")
-    return min(liked, key=lambda one: one[:3])[3]
+    return min(liked, key=lambda one: (-one.quality, one.price)).choice
+
+
+class _Wanted(NamedTuple):
+    """A choice that a media range means; its price is None where the range refuses it."""
+
+    choice: Choice
+    precision: int
+    quality: float
+    price: int | None
+
+
+def _wanted(accept: str, offers: Sequence[Offer], cost: Cost) -> Iterator[_Wanted]:
+    """What an Accept header means, in its order, without what cannot be made."""
+    for one in media_ranges(accept):
+        for choice in _choices(one, offers):
+            price = cost(choice) if one.quality else None
+            if price is not None or not one.quality:
+                yield _Wanted(choice, _precision(one, choice.offer), one.quality, price)
+
+
+def _precision(wanted: MediaRange, offer: Offer) -> int:
+    """How precisely a media range means an offer: not at all, a kind of type, the type itself."""
+    pattern = _pattern(wanted.wanted, offer)
+    return 0 if pattern == "*/*" else 1 if pattern.endswith("/*") else 2
 
 
 def json_type(request: Request) -> str:

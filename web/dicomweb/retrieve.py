@@ -8,6 +8,7 @@ processes; an object that cannot be decoded then leaves as stored, and its part 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pacs.archive import Instance
+from pacs.archive import Instance, Scope
 from pacs.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN
 from pacs.errors import BadObject
 from web.dicomweb import multipart
@@ -28,12 +29,23 @@ from web.dicomweb.answers import (
     withheld,
 )
 from web.dicomweb.door import At, Door, InPath
+from web.dicomweb.media import (
+    ZIP,
+    ZIP64_BYTES_MIN,
+    File,
+    directory,
+    file_ids,
+    names,
+    zipped,
+)
 from web.dicomweb.media_types import DICOM
-from web.dicomweb.negotiation import NONE_NAMED, Choice, Offer, accept_of, chosen
+from web.dicomweb.negotiation import AS_STORED, NONE_NAMED, Choice, Offer, accept_of, chosen
+from web.dicomweb.ranges import Body, ranged
 from web.dicomweb.transfer_syntaxes import cost_of_all, target
 
 PART_10_FILES: Final = Offer(DICOM, multipart=True)
 PART_10_FILE: Final = Offer(DICOM)
+ZIP_ARCHIVE: Final = Offer(ZIP)
 CHUNK_BYTES: Final = 256 << 10  # of a transcoded file; one as stored comes in the store's pieces
 
 router = APIRouter()
@@ -45,21 +57,61 @@ router = APIRouter()
 def retrieve(request: Request, door: At, scope: InPath) -> Response:
     """Retrieve the instances of a study or series, or one instance."""
     instances = door.archive.retrieve(door.actor, scope)
-    offers = [PART_10_FILES, *([PART_10_FILE] if scope.sop_instance_uid else [])]
+    offers = [PART_10_FILES, *([PART_10_FILE] if scope.sop_instance_uid else []), ZIP_ARCHIVE]
     stored = [instance.transfer_syntax_uid for instance in instances]
     choice = chosen(accept_of(request), offers, cost_of_all(stored))
-    etag = _etag(door, choice, instances)
+    has_directory = _has_directory(request)
+    etag = _etag(door, choice, instances, has_directory=has_directory)
     if is_current(request, etag):
         return not_modified(etag)
     if choice.offer.multipart:
         return _files(request, door, choice, instances, etag)
+    if choice.offer == ZIP_ARCHIVE:
+        files = _zip_files(door, scope, choice, instances, has_directory=has_directory)
+        headers = {**caching(etag), "Content-Disposition": 'attachment; filename="dicom.zip"'}
+        return streamed(request, zipped(files), ZIP, headers)
     return _file(request, door, choice, instances[0], etag)
 
 
-def _etag(door: Door, choice: Choice, instances: Sequence[Instance]) -> str:
+def _has_directory(request: Request) -> bool:
+    """Whether a ZIP archive is to have a DICOMDIR. Raises HTTPException 400."""
+    asked = request.query_params.get("dicomdir", "false")
+    if asked not in ("true", "false"):
+        raise HTTPException(400, "dicomdir is neither true nor false")
+    return asked == "true"
+
+
+def _etag(door: Door, choice: Choice, instances: Sequence[Instance], *, has_directory: bool) -> str:
     syntaxes = [target(choice.transfer_syntax, one.transfer_syntax_uid) for one in instances]
     digests = [instance.digest for instance in instances]
-    return fingerprint(door.parts.version, str(choice.offer), *digests, *syntaxes)
+    form = str(choice.offer) + str(has_directory)
+    return fingerprint(door.parts.version, form, *digests, *syntaxes)
+
+
+def _zip_files(
+    door: Door,
+    scope: Scope,
+    choice: Choice,
+    instances: Sequence[Instance],
+    *,
+    has_directory: bool,
+) -> Iterator[File]:
+    """The files of a ZIP archive: as stored, unless a transfer syntax is named."""
+    if choice.transfer_syntax == NONE_NAMED:
+        choice = replace(choice, transfer_syntax=AS_STORED)
+    listed = file_ids(instances) if has_directory else names(instances)
+    if has_directory:
+        syntaxes = [target(choice.transfer_syntax, one.transfer_syntax_uid) for one in instances]
+        digests = [one.digest for one in instances]
+        content = directory(door, scope, list(zip(listed, digests, syntaxes, strict=True)))
+        yield "DICOMDIR", len(content), iter((content,))
+    for name, instance in zip(listed, instances, strict=True):
+        size_bytes = instance.size_bytes
+        if target(choice.transfer_syntax, instance.transfer_syntax_uid) != (
+            instance.transfer_syntax_uid
+        ):
+            size_bytes = ZIP64_BYTES_MIN  # nobody knows before it is decoded
+        yield name, size_bytes, _in_transfer_syntax(door, choice, instance)[1]
 
 
 def _files(
@@ -78,15 +130,26 @@ def _part(
 
 
 def _file(request: Request, door: Door, choice: Choice, instance: Instance, etag: str) -> Response:
-    transfer_syntax_uid, chunks = _in_transfer_syntax(door, choice, instance)
+    transfer_syntax_uid, body = _body(door, choice, instance)
     headers = {
         **caching(etag),
         "Content-Disposition": f'attachment; filename="{instance.sop_instance_uid}.dcm"',
     }
-    if transfer_syntax_uid == instance.transfer_syntax_uid:
-        headers["Content-Length"] = str(instance.size_bytes)
     content_type = f"{DICOM}; transfer-syntax={transfer_syntax_uid}"
-    return streamed(request, chunks, content_type, headers)
+    return ranged(request, body, content_type, etag, headers)
+
+
+def _body(door: Door, choice: Choice, instance: Instance) -> tuple[str, Body]:
+    """The transfer syntax of one file, and the file, to be read in parts."""
+    stored = instance.transfer_syntax_uid
+    if target(choice.transfer_syntax, stored) != stored:
+        transfer_syntax_uid, chunks = _in_transfer_syntax(door, choice, instance)
+        return transfer_syntax_uid, Body.of(b"".join(chunks))
+
+    def read(start: int, stop: int) -> Iterator[bytes]:
+        return withheld(door.archive.chunks(instance, start, stop - start))
+
+    return stored, Body(instance.size_bytes, read)
 
 
 def _in_transfer_syntax(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
-from web.dicomweb.media_types import media_ranges, media_type
+from web.dicomweb.media_types import MEDIA_RANGES_MAX, media_ranges, media_type
 from web.dicomweb.negotiation import AS_STORED, JSON_OFFERS, NONE_NAMED, Choice, Offer, chosen
 
 PART_10 = Offer("application/dicom", multipart=True)
@@ -50,6 +50,40 @@ def test_what_is_no_media_type_is_none(text: str) -> None:
 def test_a_media_range_that_cannot_be_read_is_skipped() -> None:
     found = media_ranges("nonsense, a/b;q=2, c/d;q=nan, ,, e/f;q=0.5, */*;q=0")
     assert [(r.wanted.name, r.quality) for r in found] == [("e/f", 0.5), ("*/*", 0.0)]
+
+
+RANGES = st.sampled_from(
+    ["*/*", "application/*", "multipart/*", "multipart/related", "application/dicom", "image/jpeg"]
+)
+PARAMETERS = st.lists(
+    st.sampled_from(
+        "q=0 q=1 q=0.5 q=7 type=application/dicom type='image/*' type= x boundary=b"
+        " transfer-syntax=* transfer-syntax= transfer-syntax=1.2".replace("'", '"').split()
+    ),
+    max_size=3,
+)
+ACCEPTS = st.lists(st.tuples(RANGES, PARAMETERS).map(lambda r: ";".join((r[0], *r[1]))), max_size=4)
+
+
+@given(ACCEPTS)
+def test_what_is_chosen_was_asked_for_and_is_not_refused(accepts: list[str]) -> None:
+    offers = [PART_10, SINGLE, JPEG]
+    with suppress(HTTPException):
+        choice = chosen(",".join(accepts), offers)
+        assert choice.offer in offers
+        alone = [one for one in accepts if _is_chosen(one, choice)]
+        assert alone or not ",".join(accepts)
+
+
+def _is_chosen(accept: str, choice: Choice) -> bool:
+    """Whether this media range alone would allow the choice."""
+    with suppress(HTTPException):
+        return chosen(accept, [choice.offer]) == choice
+    return False
+
+
+def test_of_an_endless_accept_header_only_the_beginning_is_read() -> None:
+    assert len(media_ranges("a/b," * 100_000)) == MEDIA_RANGES_MAX
 
 
 @given(st.text(alphabet='ab/*;,="\\ q.10-', max_size=60))
@@ -100,6 +134,13 @@ def test_any_accept_header_gets_an_answer(accept: str) -> None:
         ),
         ("application/dicom;q=0.1, multipart/related;q=0.2", [PART_10, SINGLE], Choice(PART_10)),
         ("*/*, multipart/related;type=application/dicom;q=0", [PART_10, SINGLE], Choice(SINGLE)),
+        # The most specific range that means an offer decides (RFC 9110 12.5.1).
+        ("application/dicom+json;q=0.5, */*", JSON_OFFERS, Choice(JSON_OFFERS[1])),
+        ("*/*;q=0, application/json;q=0.1", JSON_OFFERS, Choice(JSON_OFFERS[1], NONE_NAMED)),
+        ("application/*;q=0, application/json", JSON_OFFERS, Choice(JSON_OFFERS[1], NONE_NAMED)),
+        ("application/dicom;q=0, application/*", [SINGLE, FRAME], Choice(FRAME)),
+        # ... of its transfer syntax; who takes anything takes it as stored.
+        ("application/dicom;transfer-syntax=1.9;q=0, */*", [SINGLE], Choice(SINGLE)),
         ("multipart/related;type=image/jpeg", [FRAMES, JPEG], Choice(JPEG, NONE_NAMED)),
         ('multipart/related; type="image/*"', [FRAMES, JPEG], Choice(JPEG, AS_STORED)),
     ],
@@ -117,6 +158,8 @@ def test_a_client_gets_what_it_asks_for(accept: str, offers: list[Offer], expect
         "application/dicom; transfer-syntax=../../etc",
         "multipart/related; type=application/dicom+xml",
         "multipart/form-data",
+        "*/*, */*;q=0",
+        "multipart/*;q=0, application/*;q=0, */*",
     ],
 )
 def test_what_is_not_on_offer_is_not_acceptable(accept: str) -> None:
