@@ -19,7 +19,7 @@ from pacs.decode import Decoder
 from pacs.errors import Unreachable
 from pacs.index import open_index
 from pacs.peers import Peer, Peers
-from pacs.store.files import FileStore
+from pacs.store import open_store
 from pacs.workflow import Plan, Workflow
 from pacs.workitems import Workitems
 from web.app import create_app
@@ -50,21 +50,24 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *, limits: Limits | None = None) -> Iterator[Served]:
-    """A node with two archives, `identified` and the project `demo`, kept in folder."""
-    with _parts(folder) as parts:
+def serving(folder: Path, *, limits: Limits | None = None, store_url: str = "") -> Iterator[Served]:
+    """A node with two archives, `identified` and the project `demo`, kept in folder.
+
+    Objects may lie in another store, and everything else then in the folder.
+    """
+    with _parts(folder, store_url or f"file://{folder}") as parts:
         parts = replace(parts, limits=limits or Limits())
         with _uvicorn(parts) as url, httpx.Client(base_url=url, timeout=30) as client:
             yield Served(parts, url, client, folder / "identified")
 
 
 @contextmanager
-def _parts(folder: Path) -> Iterator[Parts]:
+def _parts(folder: Path, store_url: str) -> Iterator[Parts]:
     index = open_index(f"sqlite:///{folder}/index.db")
     spool = folder / "spool"
     spool.mkdir()
-    identified = Archive("identified", FileStore(folder / "identified"), index)
-    demo = Archive("demo", FileStore(folder / "demo"), index)
+    identified = Archive("identified", open_store(store_url, "identified"), index)
+    demo = Archive("demo", open_store(store_url, "demo"), index)
     peers = Peers(index)
     try:
         with Decoder() as decoder:
