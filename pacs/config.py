@@ -75,6 +75,11 @@ class Http(Section):
 
     port: int = Field(8080, ge=0, le=65535, description="The port; 0 takes any free one.")
     workers: int = Field(1, ge=1, le=64, description="Processes that answer behind the port.")
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses or networks, with commas between, whose `Forwarded` or "
+        "`X-Forwarded-*` headers say where a client sent its request; none: nobody's.",
+    )
 
 
 class Study(Section):

@@ -6,8 +6,9 @@ opens anything by itself. Every router of the door is a function of these parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from inference.registry import Registry
@@ -26,7 +27,8 @@ class Parts:
     `projects` maps a research project's name to its de-identified archive; it is asked at every
     request, so it may grow while the node runs. `echo` asks the peer of an AE title whether it is
     there. `spool` is an existing folder for bodies too long
-    for memory, and `limits` bound what one body may hold.
+    for memory, and `limits` bound what one body may hold. What `trusted_proxies` say of where the
+    client sent its request is believed.
     """
 
     identified: Archive
@@ -40,3 +42,4 @@ class Parts:
     spool: Path
     version: str
     limits: Limits = field(default_factory=Limits)
+    trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()

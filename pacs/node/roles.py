@@ -39,6 +39,7 @@ from pacs.worker import Handler, Sweep, Worker
 from pacs.workflow import INFER, RELEASE
 from pacs.workitems import UPS_EVENT
 from web.app import create_app
+from web.dicomweb.origin import networks
 from web.parts import Parts
 
 UPKEEP_S: Final = 3_600.0  # how often orphans and half-written files are looked for
@@ -98,6 +99,7 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
                 decoder=decoder,
                 spool=spool,
                 version=version(),
+                trusted_proxies=networks(config.http.trusted_proxies),
             )
         )
         server = uvicorn.Server(
@@ -109,6 +111,8 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
                 # An access log would hold query strings, and those hold patients' names.
                 access_log=False,
                 server_header=False,
+                # It would believe X-Forwarded-For of anybody on this machine.
+                proxy_headers=False,
                 limit_concurrency=CONNECTIONS_MAX,
                 ws="websockets-sansio",
                 ws_max_size=SOCKET_MESSAGE_BYTES_MAX,

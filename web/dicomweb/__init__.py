@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from web.dicomweb import (
     bulkdata,
+    capabilities,
     frames,
     metadata,
     notifications,
@@ -19,8 +20,10 @@ from web.dicomweb.door import IDENTIFIED, RESEARCH
 __all__ = ["IDENTIFIED", "RESEARCH", "router", "worklist"]
 
 router = APIRouter(tags=["DICOMweb"])
-for service in (search, store, retrieve, metadata, frames, bulkdata):
+for service in (search, store, retrieve, metadata, frames, bulkdata, capabilities):
     router.include_router(service.router)
+# The root is meant with and without a slash at its end.
+router.add_api_route("", capabilities.retrieve_capabilities, methods=["OPTIONS"])
 
 # Workitems belong to the identified archive alone.
 worklist = APIRouter(tags=["DICOMweb"])

@@ -7,7 +7,6 @@ alone, so an identified UID is unknown there without any check of ours.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Final
 from urllib.parse import quote
@@ -21,17 +20,16 @@ from pacs.archive import Archive, Scope
 from pacs.dicom import uids
 from pacs.errors import Missing
 from web.auth import Caller
+from web.dicomweb.origin import origin_of
 from web.parts import Parts
 
 IDENTIFIED: Final = "/dicom-web"
 RESEARCH: Final = "/research/{project}/dicom-web"
 
-_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
-
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """One DICOMweb service as one caller meets it. `path` is the service's path on this server."""
+    """One DICOMweb service as one caller meets it. `path` is the service's path as it meets it."""
 
     parts: Parts
     archive: Archive
@@ -54,13 +52,14 @@ async def door_of(request: Request, actor: Caller) -> Door:
     """The service that a request came to. Raises Missing for an unknown project."""
     parts: Parts = request.app.state.parts
     project = request.path_params.get("project")
+    origin = origin_of(request, parts.trusted_proxies)
     if project is None:
-        return Door(parts, parts.identified, actor, _origin(request), IDENTIFIED)
+        return Door(parts, parts.identified, actor, origin.url, origin.prefix + IDENTIFIED)
     archive = parts.projects.get(project)
     if archive is None:
         raise Missing("there is no such project here")
     path = RESEARCH.replace("{project}", quote(project, safe=""))
-    return Door(parts, archive, actor, _origin(request), path)
+    return Door(parts, archive, actor, origin.url, origin.prefix + path)
 
 
 async def scope_of(request: Request) -> Scope:
@@ -73,15 +72,6 @@ async def scope_of(request: Request) -> Scope:
 
 At = Annotated[Door, Depends(door_of)]
 InPath = Annotated[Scope, Depends(scope_of)]
-
-
-def _origin(request: Request) -> str:
-    """Scheme and host as the client knows them; a Host header that is none is not believed."""
-    host = request.headers.get("host", "")
-    if not _HOST.fullmatch(host):
-        address, port = request.scope.get("server") or ("localhost", None)
-        host = f"{address}:{port}" if port else str(address)
-    return f"{request.url.scheme}://{host}"
 
 
 def warning(door: Door, *sentences: str) -> dict[str, str]:

@@ -1,0 +1,84 @@
+"""Where the client believes this service to be, as its addresses in answers must say.
+
+A proxy that ends TLS or moves the service below a path tells so in `Forwarded` (RFC 7239) or
+`X-Forwarded-*`. Anybody could write these, so they count only from addresses that the settings name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Final
+
+from starlette.requests import Request
+
+from pacs.errors import BadQuery
+
+Network = IPv4Network | IPv6Network
+
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]{1,100}){1,10}")
+_PAIR = re.compile(r'\s*(\w+)=("?)([^",;]*)\2\s*', re.ASCII)
+_SCHEMES: Final = frozenset(["http", "https"])
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Scheme and host, such as `https://pacs.example:8080`, and the path that a proxy adds."""
+
+    url: str
+    prefix: str = ""
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Addresses such as `10.0.0.7` and networks such as `10.0.0.0/8`, by commas. Raises BadQuery."""
+    try:
+        return tuple(ip_network(one.strip()) for one in text.split(",") if one.strip())
+    except ValueError as error:
+        raise BadQuery("a trusted proxy is neither an address nor a network") from error
+
+
+def origin_of(request: Request, trusted: Sequence[Network]) -> Origin:
+    """Where a request was sent to. A host that is none is not believed."""
+    scheme, host, prefix = request.url.scheme, request.headers.get("host", ""), ""
+    if _is_from(request, trusted):
+        said = _forwarded(request)
+        scheme = said["proto"] if said["proto"] in _SCHEMES else scheme
+        host = said["host"] if _HOST.fullmatch(said["host"]) else host
+        prefix = said["prefix"] if _PREFIX.fullmatch(said["prefix"]) else ""
+    if not _HOST.fullmatch(host):
+        address, port = request.scope.get("server") or ("localhost", None)
+        host = f"{address}:{port}" if port else str(address)
+    return Origin(f"{scheme}://{host}", prefix)
+
+
+def _is_from(request: Request, trusted: Sequence[Network]) -> bool:
+    if not trusted or request.client is None:
+        return False
+    try:
+        address = ip_address(request.client.host)
+    except ValueError:
+        return False
+    return any(address in network for network in trusted)
+
+
+def _forwarded(request: Request) -> dict[str, str]:
+    """What the nearest proxy says; each adds to the end, so what stands before may be a stranger's."""
+    said = {
+        name: _last(request.headers.get(f"x-forwarded-{name}", ""))
+        for name in ("proto", "host", "prefix")
+    }
+    standard = _last(request.headers.get("forwarded", ""))
+    for pair in standard.split(";"):
+        found = _PAIR.fullmatch(pair)
+        if found and found[1].lower() in ("proto", "host"):
+            said[found[1].lower()] = found[3]
+    said["proto"] = said["proto"].lower()
+    said["prefix"] = said["prefix"].rstrip("/")
+    return said
+
+
+def _last(text: str) -> str:
+    return text.rpartition(",")[2].strip()
