@@ -29,7 +29,14 @@ from pacs.dicom.part10 import (
 )
 from pacs.errors import Missing
 from web.dicomweb import multipart
-from web.dicomweb.answers import caching, fingerprint, is_current, not_modified, streamed
+from web.dicomweb.answers import (
+    caching,
+    fingerprint,
+    is_current,
+    not_modified,
+    streamed,
+    withheld,
+)
 from web.dicomweb.door import At, Door, InPath
 from web.dicomweb.frames import FRAME_MEDIA_TYPE
 from web.dicomweb.media_types import OCTET_STREAM
@@ -117,7 +124,7 @@ def _places(door: Door, instance: Instance, spans: Sequence[Span]) -> Body:
 
     def read(start: int, stop: int) -> Iterator[bytes]:
         wanted = list(_cut(spans, start, stop))
-        return door.archive.pieces(instance, wanted) if wanted else iter(())
+        return withheld(door.archive.pieces(instance, wanted)) if wanted else iter(())
 
     return Body(sum(size for _, size in spans), read)
 

@@ -38,7 +38,7 @@ from web.dicomweb.media import (
     names,
     zipped,
 )
-from web.dicomweb.media_types import DICOM
+from web.dicomweb.media_types import DICOM, OCTET_STREAM
 from web.dicomweb.negotiation import AS_STORED, NONE_NAMED, Choice, Offer, accept_of, chosen
 from web.dicomweb.ranges import Body, ranged
 from web.dicomweb.transfer_syntaxes import cost_of_all, target
@@ -46,6 +46,7 @@ from web.dicomweb.transfer_syntaxes import cost_of_all, target
 PART_10_FILES: Final = Offer(DICOM, multipart=True)
 PART_10_FILE: Final = Offer(DICOM)
 ZIP_ARCHIVE: Final = Offer(ZIP)
+ALONE: Final = (PART_10_FILE, Offer(OCTET_STREAM))  # further forms of one instance
 CHUNK_BYTES: Final = 256 << 10  # of a transcoded file; one as stored comes in the store's pieces
 
 router = APIRouter()
@@ -57,7 +58,7 @@ router = APIRouter()
 def retrieve(request: Request, door: At, scope: InPath) -> Response:
     """Retrieve the instances of a study or series, or one instance."""
     instances = door.archive.retrieve(door.actor, scope)
-    offers = [PART_10_FILES, *([PART_10_FILE] if scope.sop_instance_uid else []), ZIP_ARCHIVE]
+    offers = [PART_10_FILES, *(ALONE if scope.sop_instance_uid else ()), ZIP_ARCHIVE]
     stored = [instance.transfer_syntax_uid for instance in instances]
     choice = chosen(accept_of(request), offers, cost_of_all(stored))
     has_directory = _has_directory(request)
@@ -135,7 +136,7 @@ def _file(request: Request, door: Door, choice: Choice, instance: Instance, etag
         **caching(etag),
         "Content-Disposition": f'attachment; filename="{instance.sop_instance_uid}.dcm"',
     }
-    content_type = f"{DICOM}; transfer-syntax={transfer_syntax_uid}"
+    content_type = f"{choice.offer.media_type}; transfer-syntax={transfer_syntax_uid}"
     return ranged(request, body, content_type, etag, headers)
 
 

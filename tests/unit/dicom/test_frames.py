@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import struct
+import zlib
 from pathlib import Path
 from random import Random
 
@@ -21,6 +23,7 @@ from pacs.dicom.part10 import read_part10, scan
 from pacs.errors import Missing
 from tests import make
 
+J2K = "1.2.840.10008.1.2.4.90"
 FOLDER = Path(pydicom.__file__).parent / "data" / "test_files"
 # Files whose pixel data pydicom decodes with what is installed, each kind of layout among them.
 PICTURES = [
@@ -226,3 +229,20 @@ def test_the_pixel_element_has_one_value_representation(syntax: str) -> None:
 def test_a_packed_table_comes_back_as_it_was(made: Dataset) -> None:
     table, _ = table_of(made)
     assert FrameTable.unpack(table.pack()) == table
+
+
+def test_a_table_knows_what_comes_after_the_pixel_data() -> None:
+    made = make.data_set()
+    made.add_new(0x7FE10010, "LO", "ACME")
+    trailer = make.element(0x7FE10010, "LO", b"ACME")
+    assert table_of(made)[0].trailer_bytes == len(trailer)
+    assert table_of(make.encapsulated(made, [b"ab"]), J2K)[0].trailer_bytes == len(trailer)
+    del made.PixelData
+    assert table_of(made)[0].trailer_bytes == 0
+
+
+def test_a_table_of_an_earlier_release_can_be_read() -> None:
+    table, _ = table_of(make.data_set())
+    *fields, trailer_bytes = json.loads(zlib.decompress(table.pack()))
+    assert trailer_bytes == 0
+    assert FrameTable.unpack(zlib.compress(json.dumps(fields).encode())) == table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from io import BytesIO
@@ -21,6 +22,8 @@ from pydicom.uid import (
     JPEG2000Lossless,
     RLELossless,
 )
+from starlette.requests import Request
+from starlette.types import Message
 
 from pacs.archive import Incoming, Instance, Scope
 from pacs.dicom.part10 import read_part10
@@ -28,7 +31,7 @@ from pacs.dicom.xml_model import read_xml_model
 from pacs.errors import Corrupt
 from tests import make
 from tests.unit.web.node import TESTER, Served, serving
-from web.dicomweb import multipart
+from web.dicomweb import answers, multipart
 from web.dicomweb.answers import withheld
 from web.dicomweb.media_types import media_type
 from web.limits import Limits
@@ -494,3 +497,53 @@ def test_a_long_stream_flows_while_it_is_read() -> None:
 def test_the_first_chunk_of_a_part_is_made_before_its_headers_are_sent() -> None:
     with pytest.raises(Corrupt):
         next(multipart.written("b", [({}, breaking())]))
+
+
+def test_a_client_that_stops_reading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "STALLED_S_MAX", 0.05)
+    closed: list[bool] = []
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            while True:
+                yield bytes(1000)
+        finally:
+            closed.append(True)
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if len(sent) > 3:
+            await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def ask() -> None:
+        scope = {"type": "http", "method": "GET", "headers": [], "asgi": {"spec_version": "2.4"}}
+        answer = answers.streamed(Request(scope), chunks(), "text/plain", {})
+        await answer({**scope, "extensions": {}}, receive, send)
+
+    asyncio.run(ask())
+    assert all(message.get("more_body", True) for message in sent), "it is not closed cleanly"
+    gc.collect()
+    assert closed == [True]
+
+
+def test_an_object_that_is_too_short_is_no_frame(node: Served) -> None:
+    made = make.data_set(1, study_instance_uid=make.uid("cut"))
+    node.archive.store(TESTER, make.incoming(made))
+    (one,) = node.archive.retrieve(TESTER, Scope(make.uid("cut")))
+    path = node.objects / one.digest[:2] / one.digest
+    path.write_bytes(path.read_bytes()[:-10])
+    assert get(node, path_of(one) + "/frames/1").status_code == 500
+    assert get(node, path_of(one) + "/bulkdata/7FE00010").status_code == 500
+
+
+def test_one_instance_is_had_as_octets(node: Served) -> None:
+    one = instance_of(node, RLE)
+    answer = get(node, path_of(one), "application/octet-stream; transfer-syntax=*")
+    assert answer.content == node.archive.read(one)
+    assert answer.headers["content-type"] == f"application/octet-stream; transfer-syntax={RLE}"
