@@ -43,7 +43,7 @@ def retrieve_capabilities(request: Request, door: At) -> Response:
     offer = chosen(accept_of(request), (*reversed(JSON_OFFERS), Offer(WADL))).offer
     root = IDENTIFIED if request.path_params.get("project") is None else RESEARCH
     found = resources(request.app.openapi()["paths"], root)
-    headers = {"Allow": "GET, HEAD, OPTIONS" if request.method == "GET" else "OPTIONS"}
+    headers = {"Allow": "OPTIONS"} if request.method == "OPTIONS" else {}
     if offer.media_type == WADL:
         return Response("\n".join(_wadl(found, door.url)), headers=headers, media_type=WADL)
     content = {
