@@ -365,6 +365,7 @@ def _remove_metadata(connection: Connection, archive: int, scope: Scope) -> list
     """What tells of an instance goes with it, so the metadata of its series are made anew."""
     whole = Scope(scope.study_instance_uid, scope.series_instance_uid)
     wanted = select(series.c.id).join(studies).where(_inside(archive, whole))
+    connection.execute(wanted.with_for_update(of=series, key_share=True))  # its makers wait
     return list(
         connection.scalars(
             delete(series_metadata)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, exists, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 
 from pacs.index.catalog import DIGESTS_ASKED_MAX, Scope, members_of
 from pacs.index.schema import insert_new, series, series_metadata, studies
@@ -65,18 +65,19 @@ def _outline(members: Sequence[Row[Any]]) -> Outline:
 def keep(connection: Connection, archive: int, series_id: int, digest: str) -> str:
     """Let a series' metadata lie in this object; the digest of the one that is not needed any more.
 
-    That is its own if the series is gone, and empty if there was none.
+    That is its own if the series is gone, and empty if there was none. Who removes instances waits
+    meanwhile, or would leave the object behind; who stores does not.
     """
     row = series_metadata.c.series_id == series_id
-    if not connection.execute(select(exists().where(series.c.id == series_id))).scalar():
+    lock = select(series.c.id).where(series.c.id == series_id).with_for_update(key_share=True)
+    if connection.execute(lock).scalar_one_or_none() is None:
         return digest
     values = {"archive_id": archive, "series_id": series_id, "digest": digest}
     if insert_new(connection, series_metadata, ["series_id"], values)[1]:
         return ""
-    held = select(series_metadata.c.digest).where(row).with_for_update()
-    former = connection.execute(held).scalar_one_or_none()
+    former = connection.scalar(select(series_metadata.c.digest).where(row))
     connection.execute(update(series_metadata).where(row).values(digest=digest))
-    return digest if former is None else str(former)
+    return str(former)
 
 
 def due(connection: Connection, archive: int) -> list[Row[Any]]:

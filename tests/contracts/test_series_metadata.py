@@ -362,3 +362,30 @@ def test_elements_after_the_pixel_data_are_told(archive: Archive) -> None:
         assert model["7FE10010"] == {"vr": "LO", "Value": ["ACME"]}
         assert list(model) == sorted(model)
         assert "BulkDataURI" in model["7FE00010"]
+
+
+def test_deleting_while_they_are_made_leaves_nothing_behind(archive: Archive) -> None:
+    """Whoever is late meets Missing, and no row or object tells of what is gone."""
+    stop = threading.Event()
+
+    def look() -> int:
+        missing = 0
+        while not stop.is_set():
+            try:
+                models(archive)
+            except Missing:
+                missing += 1
+        return missing
+
+    with ThreadPoolExecutor(3) as pool:
+        lookers = [pool.submit(look) for _ in range(3)]
+        try:
+            for _ in range(8):
+                store(archive, *make.study(2))
+                archive.delete(make.READER, Scope(STUDY, SERIES, make.uid(SERIES, 1)))
+                archive.delete(make.READER, Scope(STUDY))
+        finally:
+            stop.set()
+    assert all(looker.result() >= 0 for looker in lookers)
+    assert not rows(archive)
+    assert not kept(archive)
