@@ -2,9 +2,9 @@
 
 `fsck` compares what rows name with what the store holds. `rebuild` makes the index anew from the
 store alone: every Part 10 file carries its receipt, and every run its record. `scrub` reads each
-byte again; metadata of series are checked at every read and can be made again, so neither it nor
-`fsck` counts them among what may be lost. `sweep` removes objects that nobody names, when they are old enough not to be on their
-way into a row.
+byte again. `sweep` removes objects that nobody names, when they are old enough not to be on their
+way into a row. Metadata of series are checked at every read and can be made again, so one that is
+lost is no problem to any of them.
 """
 
 from __future__ import annotations

@@ -104,10 +104,10 @@ def streamed(
     if request.scope.get("asked_method") != "HEAD":
         first = next(chunks, b"")
         body = chain((first,), chunks)
-    return Patient(body, status, headers=headers, media_type=media_type)
+    return BoundedStream(body, status, headers=headers, media_type=media_type)
 
 
-class Patient(StreamingResponse):
+class BoundedStream(StreamingResponse):
     """A stream that waits for its reader, but not for ever.
 
     Who has stopped to read holds a file or a connection to the store; after STALLED_S_MAX the

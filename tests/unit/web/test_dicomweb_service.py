@@ -174,7 +174,7 @@ def test_addresses_in_answers_follow_the_proxy(node: Served) -> None:
 # whatever is asked
 
 PATHS = ("", "/metadata", "/frames/1", "/bulkdata/7FE00010")
-TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=80)
+TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=80).map(str.strip)
 
 
 @settings(
