@@ -14,6 +14,7 @@ from pathlib import Path
 from inference.registry import Registry
 from pacs.archive import Archive
 from pacs.decode import Decoder
+from pacs.forwarding import Forwarding
 from pacs.peers import Echo, Peers
 from pacs.workflow import Workflow
 from pacs.workitems import Workitems
@@ -36,6 +37,7 @@ class Parts:
     workflow: Workflow
     models: Registry
     peers: Peers
+    forwarding: Forwarding
     workitems: Workitems
     echo: Callable[[str], Echo]
     decoder: Decoder

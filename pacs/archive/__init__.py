@@ -163,6 +163,7 @@ class Archive:
             frame_table=examined.packed_frame_table,
             received_at=receipt.received_at,
             made_by=receipt.made_by,
+            source_ae_title=receipt.source_ae_title,
         )
 
     def _audit_store(self, connection: Connection, actor: Actor, stored: Stored) -> None:

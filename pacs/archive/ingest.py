@@ -103,6 +103,11 @@ class Receipt:
         """A receipt for this moment."""
         return cls(time.time(), actor.kind, actor.name, duplicates, made_by)
 
+    @property
+    def source_ae_title(self) -> str:
+        """The AE title that sent it; empty for what came in another way than by DIMSE."""
+        return self.actor_name if self.actor_kind == "peer" else ""
+
     @classmethod
     def of(cls, private: Mapping[str, Any]) -> Receipt:
         """The receipt inside a stored file; a neutral one if it has none."""
@@ -136,7 +141,7 @@ def file_meta(examined: Examined, receipt: Receipt) -> bytes:
         sop_class_uid=examined.values[Level.INSTANCE]["SOPClassUID"],
         sop_instance_uid=examined.sop_instance_uid,
         transfer_syntax_uid=examined.incoming.transfer_syntax_uid,
-        source_ae_title=receipt.actor_name if receipt.actor_kind == "peer" else "",
+        source_ae_title=receipt.source_ae_title,
         private=receipt.private(),
     )
 

@@ -222,6 +222,7 @@ def _enter_file(archive: Archive, blob: Blob, content: bytes) -> None:
         frame_table=examined.packed_frame_table,
         received_at=receipt.received_at,
         made_by=receipt.made_by,
+        source_ae_title=receipt.source_ae_title,
     )
     with archive.index.write() as connection:
         enter(connection, archive.id, examined, kept, receipt.duplicates)

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import click
 import typer
 
-from pacs.cli import demo, models, peers, serve, settings, transfer, upkeep
+from pacs.cli import deliveries, demo, models, peers, rules, serve, settings, transfer, upkeep
 from pacs.cli.shared import say
 from pacs.errors import BadQuery, NodeError
 
@@ -28,6 +28,8 @@ app.command("send")(transfer.send)
 app.command("import")(transfer.import_)
 app.add_typer(models.app, name="models")
 app.add_typer(peers.app, name="peers")
+app.add_typer(rules.app, name="rules")
+app.add_typer(deliveries.app, name="deliveries")
 app.command("fsck")(upkeep.fsck)
 app.command("rebuild")(upkeep.rebuild)
 app.command("scrub")(upkeep.scrub)

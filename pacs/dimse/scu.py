@@ -92,6 +92,10 @@ class _Instance(NamedTuple):
     sop_instance_uid: str
 
 
+class NothingAccepted(Unreachable):
+    """It accepts none of the SOP classes and transfer syntaxes, and will not before it is changed."""
+
+
 def find(paths: Iterable[Path]) -> Iterator[Source]:
     """Every file below the paths, in order; zip archives are replaced by their members.
 
@@ -279,8 +283,9 @@ def associated(
     except (OSError, UnicodeError) as error:
         raise Unreachable(reasons.UNKNOWN_HOST) from error
     if not association.is_established:
-        nothing = reasons.NOTHING_IN_COMMON if association.rejected_contexts else reasons.NO_ANSWER
-        raise Unreachable(association.trouble or nothing)
+        if association.rejected_contexts:
+            raise NothingAccepted(association.trouble or reasons.NOTHING_IN_COMMON)
+        raise Unreachable(association.trouble or reasons.NO_ANSWER)
     return association
 
 

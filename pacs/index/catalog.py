@@ -77,6 +77,7 @@ class Kept:
     frame_table: bytes
     received_at: float
     made_by: str = ""
+    source_ae_title: str = ""
 
 
 def archive_id(connection: Connection, name: str) -> int:

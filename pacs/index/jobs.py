@@ -5,16 +5,31 @@ double it. A claim takes a lease by the database's clock and raises the token; w
 result must still hold that token, so a worker that wakes up late meets Conflict. A lease that runs
 out gives the job back. What is merely unavailable is waited for, as long as the job has patience; a
 job that ends its worker, or meets a bug, is a fault, and after FAULTS_MAX of them it fails aloud.
+Jobs of one lane are done one after another: what one peer keeps waiting holds up nobody else.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Update,
+    and_,
+    case,
+    exists,
+    func,
+    not_,
+    or_,
+    select,
+    update,
+)
 
 from pacs.errors import Conflict
 from pacs.index.schema import archives, insert_new, jobs, now
@@ -54,6 +69,7 @@ class Job:
     attempts_max: int
     faults: int
     token: int
+    lane: str
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -71,10 +87,12 @@ def enqueue(
     generation: int,
     payload: Mapping[str, Any],
     attempts_max: int = ATTEMPTS_MAX,
+    lane: str = "",
 ) -> bool:
     """Write a job into the caller's transaction; False if this very job is there already.
 
     `attempts_max` is its patience: how often it is tried while what it needs is unavailable.
+    A job of generation 0 is of the study as such, and no later generation supersedes it.
     """
     _, is_new = insert_new(
         connection,
@@ -88,6 +106,7 @@ def enqueue(
             "generation": generation,
             "payload": json.dumps(payload, sort_keys=True),
             "attempts_max": attempts_max,
+            "lane": lane,
         },
         stamped=["created_at"],
     )
@@ -128,13 +147,30 @@ def is_any_due(connection: Connection, kinds: Sequence[str]) -> bool:
 
 
 def _is_due(kinds: Sequence[str]) -> ColumnElement[bool]:
-    is_waiting = and_(jobs.c.state == QUEUED, jobs.c.not_before <= now())
-    is_abandoned = and_(_silent(), jobs.c.faults < FAULTS_MAX - 1)
-    return and_(jobs.c.kind.in_(kinds), or_(is_waiting, is_abandoned))
+    return and_(jobs.c.kind.in_(kinds), _may_begin(jobs), _is_first_of_its_lane())
 
 
-def _silent() -> ColumnElement[bool]:
-    return and_(jobs.c.state == RUNNING, jobs.c.lease_until < now())
+def _may_begin(some: FromClause) -> ColumnElement[bool]:
+    is_waiting = and_(some.c.state == QUEUED, some.c.not_before <= now())
+    is_abandoned = and_(_silent(some), some.c.faults < FAULTS_MAX - 1)
+    return or_(is_waiting, is_abandoned)
+
+
+def _is_first_of_its_lane() -> ColumnElement[bool]:
+    """Whether nothing of the lane runs, nor could begin before.
+
+    The second keeps two claims at the same moment apart: neither sees yet what the other takes,
+    but both see which is the first.
+    """
+    other = jobs.alias("other")
+    runs = and_(other.c.state == RUNNING, not_(_silent(other)))
+    is_ahead = or_(runs, and_(_may_begin(other), other.c.id < jobs.c.id))
+    ahead = exists(select(1).where(other.c.lane == jobs.c.lane, other.c.id != jobs.c.id, is_ahead))
+    return or_(jobs.c.lane == "", not_(ahead.correlate(jobs)))
+
+
+def _silent(some: FromClause) -> ColumnElement[bool]:
+    return and_(some.c.state == RUNNING, some.c.lease_until < now())
 
 
 def _archive_name() -> ColumnElement[str]:
@@ -172,17 +208,69 @@ def give_back(
     if faults >= FAULTS_MAX or job.attempts >= job.attempts_max:
         finish(connection, job, FAILED, reason_code=reason_code, reason=reason)
         return False
-    pause = min(RETRY_PAUSE_S * 2 ** (job.attempts - 1), RETRY_PAUSE_S_MAX)
     again = {
         "state": QUEUED,
         "faults": faults,
-        "not_before": now() + pause,
+        "not_before": now() + pause_s(job.attempts),
         "lease_until": 0.0,
         "reason_code": reason_code,
         "reason": reason,
     }
     _ours(connection, job, again)
     return True
+
+
+def pause_s(attempts: int) -> float:
+    """How long a job waits after so many attempts."""
+    return min(RETRY_PAUSE_S * 2.0 ** (attempts - 1), RETRY_PAUSE_S_MAX)
+
+
+def gets_on(connection: Connection, job: Job) -> Job:
+    """Note that part of a job is done: attempts and faults before this moment no longer count.
+
+    Raises Conflict if it is no longer ours.
+    """
+    _ours(connection, job, {"attempts": 1, "faults": 0})
+    return replace(job, attempts=1, faults=0)
+
+
+def hold(connection: Connection, lane: str, seconds: float) -> None:
+    """Let no queued job of a lane begin for so long: what one of them met awaits them all."""
+    until = now() + seconds
+    is_early = jobs.c.not_before < until
+    connection.execute(_queued_in(connection, lane, is_early).values(not_before=until))
+
+
+def wake(connection: Connection, lane: str, *, reason_codes: Sequence[str]) -> None:
+    """Let the queued jobs of a lane begin now that were held, or gave up for one of these reasons."""
+    is_held = and_(jobs.c.not_before > now(), jobs.c.reason_code.in_(["", *reason_codes]))
+    connection.execute(_queued_in(connection, lane, is_held).values(not_before=0.0))
+
+
+def _queued_in(connection: Connection, lane: str, condition: ColumnElement[bool]) -> Update:
+    """Change queued jobs of a lane; those that somebody else is changing are not waited for."""
+    asked = and_(jobs.c.lane == lane, jobs.c.state == QUEUED, condition)
+    free = connection.scalars(select(jobs.c.id).where(asked).with_for_update(skip_locked=True))
+    return update(jobs).where(jobs.c.id.in_(free.all()))
+
+
+def retry(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Queue jobs again that wait or ended badly, their patience and faults anew; which."""
+    again = {"state": QUEUED, "attempts": 0, "faults": 0, "not_before": 0.0, "finished_at": None}
+    return _change(connection, ids, (QUEUED, FAILED, SKIPPED), again)
+
+
+def cancel(connection: Connection, ids: Sequence[int], reason: str) -> list[int]:
+    """End jobs that have not ended; which. A worker that has one meets Conflict."""
+    end = {"state": SKIPPED, "finished_at": now(), "reason_code": "cancelled", "reason": reason}
+    return _change(connection, ids, (QUEUED, RUNNING), end)
+
+
+def _change(
+    connection: Connection, ids: Sequence[int], states: Sequence[str], values: Mapping[str, Any]
+) -> list[int]:
+    changed = update(jobs).where(jobs.c.id.in_(ids), jobs.c.state.in_(states)).values(**values)
+    return list(connection.scalars(changed.returning(jobs.c.id)))
 
 
 def _ours(connection: Connection, job: Job, values: Mapping[str, Any]) -> None:
@@ -199,7 +287,7 @@ def fail_silent(connection: Connection) -> int:
     """Fail the jobs that lost a worker once too often; how many."""
     failed = connection.execute(
         update(jobs)
-        .where(_silent(), jobs.c.faults >= FAULTS_MAX - 1)
+        .where(_silent(jobs), jobs.c.faults >= FAULTS_MAX - 1)
         .values(
             state=FAILED,
             finished_at=now(),
@@ -218,7 +306,7 @@ def supersede(connection: Connection, archive_id: int, study_instance_uid: str, 
         .where(
             jobs.c.archive_id == archive_id,
             jobs.c.study_instance_uid == study_instance_uid,
-            jobs.c.generation < before,
+            jobs.c.generation.between(1, before - 1),
             jobs.c.state == QUEUED,
         )
         .values(
@@ -233,11 +321,20 @@ def supersede(connection: Connection, archive_id: int, study_instance_uid: str, 
 
 
 def listed(
-    connection: Connection, *, state: str = "", study: str = "", limit: int, cursor: int
+    connection: Connection,
+    *,
+    state: str = "",
+    study: str = "",
+    kind: str = "",
+    lane: str = "",
+    states: Sequence[str] = (),
+    limit: int,
+    cursor: int,
 ) -> list[Job]:
     """Jobs, newest first, with ids below cursor (0: from the newest)."""
-    wanted = [jobs.c.state == state] if state else []
-    wanted += [jobs.c.study_instance_uid == study] if study else []
+    asked = {"state": state, "study_instance_uid": study, "kind": kind, "lane": lane}
+    wanted = [jobs.c[name] == value for name, value in asked.items() if value]
+    wanted += [jobs.c.state.in_(states)] if states else []
     wanted += [jobs.c.id < cursor] if cursor else []
     rows = connection.execute(
         select(jobs, _archive_name()).where(*wanted).order_by(jobs.c.id.desc()).limit(limit)

@@ -43,7 +43,7 @@ from pacs.index.schema import TABLE, instances, patients, search_columns, series
 
 Value = str | int | tuple[str, ...] | None
 
-_JOINED_DOWN_TO: Final[dict[Level, FromClause]] = {
+JOINED_DOWN_TO: Final[dict[Level, FromClause]] = {
     Level.PATIENT: patients,
     Level.STUDY: patients.join(studies),
     Level.SERIES: patients.join(studies).join(series),
@@ -91,15 +91,15 @@ def statement(archive: int, query: Query, dialect: str) -> Select[Any]:
 
 def found_ids(connection: Connection, archive: int, query: Query) -> array[int]:
     """The ids of the rows that satisfy every key, in their order: 8 bytes for each of a million."""
-    wanted = _satisfying(archive, query, [TABLE[query.level].c.id], connection.dialect.name)
-    return array("q", connection.execute(wanted.limit(query.limit)).scalars())
+    satisfying = _satisfying(archive, query, [TABLE[query.level].c.id], connection.dialect.name)
+    return array("q", connection.execute(satisfying.limit(query.limit)).scalars())
 
 
 def answers(connection: Connection, level: Level, ids: Sequence[int]) -> list[dict[str, Value]]:
     """The rows with these ids in their order; of those that went meanwhile, nothing."""
     table = TABLE[level]
     rows = connection.execute(
-        select(*_answered(level)).select_from(_JOINED_DOWN_TO[level]).where(table.c.id.in_(ids))
+        select(*_answered(level)).select_from(JOINED_DOWN_TO[level]).where(table.c.id.in_(ids))
     )
     counts = _counted(connection, level, ids)
     found = {row.id: _answer(row, level, counts[row.id]) for row in rows}
@@ -129,9 +129,9 @@ def _satisfying(
     below = {key: match for key, match in query.keys.items() if key.level > query.level}
     return (
         select(*columns)
-        .select_from(_JOINED_DOWN_TO[query.level])
+        .select_from(JOINED_DOWN_TO[query.level])
         .where(*(TABLE[level].c.archive_id == archive for level in _asked(query.level, above)))
-        .where(*(_wanted(key, match, dialect) for key, match in above.items()))
+        .where(*(wanted(key, match, dialect) for key, match in above.items()))
         .where(*([_has_below(query.level, below, dialect)] if below else []))
         .order_by(*_ORDER[query.level])
         .offset(query.offset)
@@ -159,7 +159,7 @@ def _has_below(level: Level, keys: Mapping[Attribute, Match], dialect: str) -> C
         select(1)
         .select_from(*(table for table, _ in steps))
         .where(*(link for _, link in steps))
-        .where(*(_wanted(key, match, dialect) for key, match in keys.items()))
+        .where(*(wanted(key, match, dialect) for key, match in keys.items()))
         .correlate(TABLE[level])
     )
 
@@ -180,7 +180,8 @@ def _column(attribute: Attribute) -> Column[Any]:
     return TABLE[attribute.level].c[attribute.keyword]
 
 
-def _wanted(attribute: Attribute, match: Match, dialect: str) -> ColumnElement[bool]:
+def wanted(attribute: Attribute, match: Match, dialect: str) -> ColumnElement[bool]:
+    """One key as SQL over the joined tables: the condition on its attribute's columns."""
     if attribute.keyword == "ModalitiesInStudy":
         holds = condition(series.c.Modality, match, dialect)
         return exists(select(1).where(series.c.study_id == studies.c.id, holds).correlate(studies))

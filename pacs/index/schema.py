@@ -169,6 +169,8 @@ instances = Table(
     Column("received_at", Double, nullable=False),
     # The key of the job that made it; empty for what was received.
     Column("made_by", Exact, nullable=False, server_default=""),
+    # The AE title that sent it; empty for what came in another way.
+    Column("source_ae_title", Exact, nullable=False, server_default=""),
     UniqueConstraint("archive_id", "SOPInstanceUID"),
 )
 
@@ -199,6 +201,8 @@ jobs = Table(
     Column("attempts_max", Integer, nullable=False, server_default="12"),
     Column("faults", Integer, nullable=False, server_default="0"),
     Column("token", Integer, nullable=False, server_default="0"),
+    # Of the jobs of one lane one runs at a time; empty for a job that heeds no other.
+    Column("lane", Exact, nullable=False, server_default=""),
     Column("not_before", Double, nullable=False, server_default="0"),
     Column("lease_until", Double, nullable=False, server_default="0"),
     Column("created_at", Double, nullable=False),
@@ -208,6 +212,7 @@ jobs = Table(
     Column("reason", Text, nullable=False, server_default=""),
     Index(None, "state", "not_before"),
     Index(None, "archive_id", "study_instance_uid"),
+    Index(None, "lane", "state"),
 )
 
 runs = Table(
@@ -332,6 +337,53 @@ workitem_events = Table(
     Column("is_due", Boolean, nullable=False),  # it is still to be sent by DIMSE
     Index(None, "archive_id", "ae_title", "id"),
     Index(None, "created_at"),
+)
+
+rules = Table(
+    "rules",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("name", Exact, nullable=False, unique=True),
+    Column("peer", Exact, nullable=False),
+    Column("trigger", Exact, nullable=False),
+    # The project whose copies it forwards; empty for the identified archive.
+    Column("project", Exact, nullable=False),
+    # As JSON: by keyword a list of values.
+    Column("conditions", Text, nullable=False),
+    Column("commitment", Boolean, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    # The row of the audit trail that made it; it speaks of what happens after that.
+    Column("since", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("changed_at", Double, nullable=False),
+)
+
+feeds = Table(
+    "feeds",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("name", Exact, nullable=False, unique=True),
+    # The last row of the audit trail whose consequences are written.
+    Column("seq", BigInteger, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("job_id", Key, ForeignKey("jobs.id"), nullable=False),
+    Column("peer", Exact, nullable=False),
+    Column("rule", Exact, nullable=False),
+    Column("digest", Exact, nullable=False),
+    Column("sop_instance_uid", Exact, nullable=False, index=True),
+    # Whether the peer is still to be asked for storage commitment.
+    Column("commitment", Boolean, nullable=False),
+    Column("state", Exact, nullable=False, server_default="waiting"),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("ended_at", Double),
+    UniqueConstraint("peer", "digest"),
+    Index(None, "job_id", "state"),
 )
 
 TABLE: Final = {

@@ -5,18 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import socket
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version as distribution_version
 from typing import Final
 
 from inference.registry import Registry
-from pacs.archive import Archive, Duplicates
-from pacs.config import Config
-from pacs.dimse import scu
+from pacs.archive import Archive, Duplicates, Held
+from pacs.config import Config, Dimse
+from pacs.decode import Decoder
+from pacs.delivery import Outcome, Send
+from pacs.dimse import scu, sending
 from pacs.dimse.tls import Credentials
+from pacs.errors import Unreachable
+from pacs.forwarding import Forwarding
 from pacs.index import Index, open_index
-from pacs.peers import Echo, Peer, Peers
+from pacs.peers import Address, Echo, Peer, Peers, addresses_of
 from pacs.projects import Project, project_key
 from pacs.store import ObjectStore, open_store
 from pacs.workflow import ModelRef, Plan, Workflow
@@ -42,6 +49,7 @@ class Node:
     projects: Mapping[str, Project]
     models: Registry
     workflow: Workflow
+    forwarding: Forwarding
     workitems: Workitems
 
     @property
@@ -56,6 +64,21 @@ class Node:
             scu.echo(scu.Peer.listed(peer, self.config.dimse.aet, self.credentials))
 
         return self.peers.echo(ae_title, ask)
+
+    def archive(self, name: str) -> Archive:
+        """The archive of a name."""
+        return next(archive for archive in self.archives if archive.name == name)
+
+    def sender(self, decoder: Decoder) -> Send:
+        """What sends instances to a peer as we do, decoding what it does not take as it is."""
+
+        def send(
+            archive: Archive, peer: Peer, held: Sequence[Held], halt: threading.Event
+        ) -> Generator[Outcome | None, None, None]:
+            called = scu.Peer.listed(peer, self.config.dimse.aet, self.credentials)
+            return sending.sent(sending.batches_to(called, archive, decoder, held), halt)
+
+        return send
 
     @property
     def credentials(self) -> Credentials:
@@ -83,10 +106,45 @@ def compose(config: Config) -> Node:
         tuple(ModelRef(model.id, model.version, model.sha256) for model in models.list()),
         tuple(projects),
     )
-    workflow = Workflow(index, identified, plan, quiet_s=config.study.quiet_s)
+    forwarding = Forwarding(
+        index,
+        identified,
+        {name: project.archive for name, project in projects.items()},
+        is_us=partial(is_us, config.dimse),
+    )
+    workflow = Workflow(
+        index,
+        identified,
+        plan,
+        quiet_s=config.study.quiet_s,
+        consequences=[forwarding.on_complete],
+    )
     peers = Peers(index, unknown_callers=config.dimse.unknown_callers)
     workitems = Workitems(index, identified.id, identified.name)
-    return Node(config, index, identified, peers, projects, models, workflow, workitems)
+    return Node(
+        config, index, identified, peers, projects, models, workflow, forwarding, workitems
+    )
+
+
+def is_us(dimse: Dimse, peer: Peer) -> bool:
+    """Whether a peer's address is that of our own DIMSE door, as far as this machine can tell."""
+    if not peer.port or peer.port not in (dimse.port, dimse.tls_port):
+        return False
+    try:
+        return any(_is_local(address) for address in addresses_of(peer.host))
+    except Unreachable:
+        return False  # a host that nobody knows now is not where we are
+
+
+def _is_local(address: Address) -> bool:
+    """Whether this machine has an address: only then may a socket be bound to it."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as one:
+            one.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
 
 
 def _archives(config: Config, index: Index) -> Callable[[str], Archive]:

@@ -16,6 +16,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final
@@ -27,12 +28,14 @@ from pacs import worker
 from pacs.archive import series_metadata, upkeep
 from pacs.config import Config
 from pacs.decode import Decoder
+from pacs.delivery import Deliverer
 from pacs.dimse.scp import Receiver
 from pacs.dimse.tls import TlsPort
 from pacs.dimse.upper_layer import DimseLimits
 from pacs.dimse.workitems import EventReports
 from pacs.errors import NodeError
-from pacs.node import Node, compose, version
+from pacs.forwarding import FORWARD
+from pacs.node import Node, compose, is_us, version
 from pacs.node.doors import Inherited
 from pacs.projects import Releases
 from pacs.worker import Handler, Sweep, Worker
@@ -94,6 +97,7 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
                 workflow=node.workflow,
                 models=node.models,
                 peers=node.peers,
+                forwarding=node.forwarding,
                 workitems=node.workitems,
                 echo=node.echo,
                 decoder=decoder,
@@ -143,8 +147,19 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
         releases = Releases(node.identified, dict(node.projects))
         computing = {INFER: pipeline.handle, RELEASE: releases.handle}
         reports = EventReports(node.workitems, node.peers, node.config.dimse.aet, node.credentials)
+        deliverer = Deliverer(
+            node.index,
+            node.archive,
+            node.sender(decoder),
+            is_us=partial(is_us, node.config.dimse),
+            tell=node.peers.note,
+            stop=stop,
+        )
         # A peer that hangs must not hold up inference.
-        delivering: dict[str, Handler] = {UPS_EVENT: reports.handle}
+        delivering: dict[str, Handler] = {
+            UPS_EVENT: reports.handle,
+            FORWARD: deliverer.handle,
+        }
         node.workitems.announce_restart()
         worker.run(
             [Worker(node.index, computing)]
@@ -152,6 +167,7 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
             [
                 node.workflow.complete_quiet_studies,
                 node.workflow.fail_silent_jobs,
+                node.forwarding.sweep,
                 lambda: sum(series_metadata.make_due(archive) for archive in node.archives),
                 _every(STATISTICS_S, node.index.maintain),
                 _every(STATISTICS_S, node.workitems.forget),

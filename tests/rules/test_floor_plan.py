@@ -75,7 +75,13 @@ def test_a_module_looks_down_and_never_up(module: str, path: Path) -> None:
         ("highdicom", {"inference.objects", "inference.words"}),
         ("pynetdicom", {"pacs.dimse"}),
         ("fastapi", {"web"}),
-        ("sqlalchemy", {"pacs.index", "pacs.archive", "pacs.workflow", "pacs.workitems"}),
+        (
+            "sqlalchemy",
+            {
+                *("pacs.index", "pacs.archive", "pacs.workflow"),
+                *("pacs.workitems", "pacs.forwarding", "pacs.delivery"),
+            },
+        ),
         ("minio", {"pacs.store"}),
         ("onnxruntime", {"inference"}),
         ("typer", {"pacs.cli"}),

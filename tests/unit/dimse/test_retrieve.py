@@ -9,7 +9,8 @@ from pacs.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN as EXPLICIT
 from pacs.dicom.part10 import IMPLICIT_VR_LITTLE_ENDIAN as IMPLICIT
 from pacs.dimse.identifiers import read_identifier
 from pacs.dimse.messages import COUNT_MAX, Counts
-from pacs.dimse.retrieve import FAILED_UIDS_MAX, Tally, batches, leaving_as
+from pacs.dimse.retrieve import FAILED_UIDS_MAX, Tally
+from pacs.dimse.sending import batches, leaving_as
 from pacs.errors import Refused
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"

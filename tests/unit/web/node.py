@@ -17,6 +17,7 @@ from pacs.access import Actor
 from pacs.archive import Archive
 from pacs.decode import Decoder
 from pacs.errors import Unreachable
+from pacs.forwarding import Forwarding
 from pacs.index import open_index
 from pacs.peers import Peer, Peers
 from pacs.store import open_store
@@ -78,6 +79,9 @@ def _parts(folder: Path, store_url: str) -> Iterator[Parts]:
                 models=Registry(),
                 peers=peers,
                 workitems=Workitems(index, identified.id, identified.name),
+                forwarding=Forwarding(
+                    index, identified, {"demo": demo}, is_us=lambda peer: peer.port == 11112
+                ),
                 echo=lambda ae_title: peers.echo(ae_title, _nobody_answers),
                 decoder=decoder,
                 spool=spool,
