@@ -283,8 +283,8 @@ def associated(
     except (OSError, UnicodeError) as error:
         raise Unreachable(reasons.UNKNOWN_HOST) from error
     if not association.is_established:
-        if association.rejected_contexts:
-            raise NothingAccepted(association.trouble or reasons.NOTHING_IN_COMMON)
+        if association.rejected_contexts and not association.accepted_contexts:
+            raise NothingAccepted(reasons.NOTHING_IN_COMMON)
         raise Unreachable(association.trouble or reasons.NO_ANSWER)
     return association
 
