@@ -82,9 +82,9 @@ class Forwarder:
         with self.node.index.write() as connection:
             connection.execute(update(jobs_table).values(not_before=0.0))
 
-    def deliveries(self, **asked: str) -> list[Delivery]:
+    def deliveries(self, *, peer: str = "", state: str = "") -> list[Delivery]:
         """Its deliveries, newest first."""
-        return self.forwarding.deliveries(**asked)
+        return self.forwarding.deliveries(peer=peer, state=state)
 
     def only(self) -> Delivery:
         """Its one delivery."""

@@ -46,6 +46,11 @@ def node(tmp_path: Path) -> Iterator[Forwarder]:
         yield made
 
 
+def uid_of(event: evt.Event) -> str:
+    """Of which instance a C-STORE is."""
+    return str(cast(C_STORE, event.request).AffectedSOPInstanceUID)
+
+
 @dataclass
 class Taker:
     """A store: each attempt it was sent, by SOP Instance UID, and what it took."""
@@ -55,8 +60,7 @@ class Taker:
     taken: dict[str, tuple[str, bytes]] = field(default_factory=dict)
 
     def on_store(self, event: evt.Event) -> int:
-        request = cast(C_STORE, event.request)
-        uid = str(request.AffectedSOPInstanceUID)
+        request, uid = cast(C_STORE, event.request), uid_of(event)
         self.attempts.append(uid)
         status = self.judge(event)
         if status >> 12 not in (0xA, 0xC) and status not in (0x0110, 0x0122, 0x0124):
@@ -90,10 +94,10 @@ def taker(
             time.sleep(0.01)
 
 
-def stored(node: Forwarder, number: int = 3, **attributes: object) -> list[str]:
+def stored(node: Forwarder, number: int = 3) -> list[str]:
     """Store a study from the scanner; the UIDs of its instances."""
     study = generate_uid()
-    made = make.study(number, study_instance_uid=study, **attributes)
+    made = make.study(number, study_instance_uid=study)
     for one in made:
         node.archive.store(make.SCANNER, make.incoming(one))
     return [str(one.SOPInstanceUID) for one in made]
@@ -198,7 +202,7 @@ def test_who_takes_nothing_compressed_gets_it_decompressed(node: Forwarder) -> N
 def test_what_is_refused_for_good_fails_alone(node: Forwarder, status: int, words: str) -> None:
     uids = stored(node, 5)
     refused = uids[2]
-    with taker(lambda event: status * (event.request.AffectedSOPInstanceUID == refused)) as (
+    with taker(lambda event: status * (uid_of(event) == refused)) as (
         dest,
         port,
     ):
@@ -280,7 +284,7 @@ def test_a_failure_to_process_is_tried_again_and_holds_up_nobody(node: Forwarder
     uids, sick = stored(node, 5), [True]
 
     def judge(event: evt.Event) -> int:
-        return 0x0110 * (sick[0] and event.request.AffectedSOPInstanceUID == uids[0])
+        return 0x0110 * (sick[0] and uid_of(event) == uids[0])
 
     with taker(judge) as (dest, port):
         node.peer("DEST", port)
@@ -302,7 +306,7 @@ def test_the_instance_that_breaks_the_line_goes_last(node: Forwarder) -> None:
     uids = stored(node, 8)
 
     def judge(event: evt.Event) -> int:
-        if event.request.AffectedSOPInstanceUID == uids[1]:
+        if uid_of(event) == uids[1]:
             event.assoc.abort()
         return 0
 
@@ -552,7 +556,7 @@ def test_a_retried_failure_sends_only_what_is_missing(node: Forwarder) -> None:
     uids, refuses = stored(node, 4), [True]
 
     def judge(event: evt.Event) -> int:
-        return 0xC000 * (refuses[0] and event.request.AffectedSOPInstanceUID in uids[:2])
+        return 0xC000 * (refuses[0] and uid_of(event) in uids[:2])
 
     with taker(judge) as (dest, port):
         node.peer("DEST", port)
