@@ -29,6 +29,7 @@ from pacs.index.parties import Peer, Right
 from pacs.worker import End
 
 NOTE_S: Final = 0.5  # outcomes are noted at least so often; a lost worker's later ones are repeated
+TURN_S_MAX: Final = 600.0  # that one job may send; then others of the queue have their turn
 REASONS_TOLD_MAX: Final = 4  # different refusals that the end of a job names; more are only counted
 
 NODE: Final = Actor("node", "forward")
@@ -78,8 +79,10 @@ class Verdict:
 
 
 # What ends an attempt, as the reason code of its job.
-AWAY, FULL, LINE, BUSY, LEAVING = "unreachable", "peer_full", "line_broke", "not_now", "stopping"
+AWAY, FULL, LINE, BUSY = "unreachable", "peer_full", "line_broke", "not_now"
+TURN, LEAVING = "turn_over", "stopping"
 _OF_THE_PEER: Final = (AWAY, FULL)  # what every job of its lane would meet as well
+_OF_OURS: Final = (TURN, LEAVING)  # what is no fault of the peer's, and no reason to pause
 
 # By PS3.7 C: a warning is a success, and so is an instance that the peer had already.
 _SUCCESSES: Final = frozenset({0x0000, 0x0001, 0x0107, 0x0111, 0x0116})
@@ -162,7 +165,8 @@ class Deliverer:
                 self._stop,
             )
             job = attempt.job
-            if attempt.trouble:
+            assert attempt.got_on or attempt.trouble, "an instance was lost sight of"
+            if attempt.trouble and attempt.trouble.trouble not in _OF_OURS:
                 self._tell(peer.ae_title, attempt.trouble.reason)
             if attempt.trouble and not (attempt.trouble.trouble == LINE and attempt.got_on):
                 self._later(job, attempt.trouble)
@@ -194,12 +198,23 @@ class Deliverer:
         return [row for row in rows if row.size_bytes is not None]
 
     def _later(self, job: Job, trouble: Verdict) -> None:
-        """Try again later; what the peer would answer to every job, none of its lane asks for."""
+        """Try again later; what the peer would answer to every job, none of its lane asks for.
+
+        Even where only this job is concerned its lane pauses, so that lanes that wait come first.
+        """
+        code = trouble.trouble
         log.warning("job %d: %s", job.id, trouble.reason)
+        attempts = job.attempts if code in _OF_THE_PEER else 1
         with self._index.write() as connection:
-            jobs.give_back(connection, job, reason_code=trouble.trouble, reason=trouble.reason)
-            if trouble.trouble in _OF_THE_PEER:
-                jobs.hold(connection, job.lane, jobs.pause_s(job.attempts))
+            jobs.give_back(
+                connection,
+                job,
+                reason_code=code,
+                reason=trouble.reason,
+                at_once=code in _OF_OURS,
+            )
+            if code != LEAVING:
+                jobs.hold(connection, job.lane, jobs.pause_s(attempts))
 
     def _end(self, job: Job, peer: Peer) -> End:
         """How the job ends, now that nothing waits. Raises what asking for commitment raises."""
@@ -258,13 +273,15 @@ class Attempt:
         Conflict says that the job is no longer ours, by an operator's order or another worker's
         claim; sending then ends as well.
         """
-        noted_at = time.monotonic()
+        began_at = noted_at = time.monotonic()
         try:
             for outcome in outcomes:
                 if outcome is not None:
                     self._take(outcome)
                 if stop.is_set():
                     self._meet(Verdict(WAITING, "this node is stopping", LEAVING))
+                if time.monotonic() - began_at >= TURN_S_MAX:
+                    self._meet(Verdict(WAITING, "others had their turn", TURN))
                 if time.monotonic() - noted_at >= NOTE_S:
                     self._note()
                     noted_at = time.monotonic()
@@ -286,7 +303,7 @@ class Attempt:
         """Note what stands in the way; the gravest counts, and a full peer is left alone."""
         if self.trouble is None or _GRAVITY[verdict.trouble] > _GRAVITY[self.trouble.trouble]:
             self.trouble = verdict
-        if verdict.trouble in (FULL, LEAVING):
+        if verdict.trouble in (FULL, *_OF_OURS):
             self.halt.set()
 
     def _note(self) -> None:
@@ -326,7 +343,7 @@ class Attempt:
 
 # Which of several troubles the next attempt depends on most.
 _GRAVITY: Final[Mapping[str, int]] = {
-    trouble: gravity for gravity, trouble in enumerate((BUSY, LINE, AWAY, FULL, LEAVING))
+    trouble: gravity for gravity, trouble in enumerate((BUSY, LINE, TURN, AWAY, FULL, LEAVING))
 }
 
 

@@ -187,6 +187,7 @@ class Batch:
 
     def failed(self) -> Iterator[Outcome]:
         """What still waits though the lines have ended."""
+        assert self._reason or not self._waiting, "a line has met a bug"
         for held in self._waiting:
             yield Outcome(held.sop_instance_uid, None, self._reason, self._fate)
 

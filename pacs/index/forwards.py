@@ -8,6 +8,7 @@ nodes that forward to each other end after one hop. What a rule means is in `pac
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, unique
@@ -455,24 +456,25 @@ class Traffic:
 
 def traffic(connection: Connection) -> list[Traffic]:
     """The peers that something went to or is to go to, by AE title."""
-    is_waiting = and_(deliveries.c.state == WAITING, jobs.c.state.in_((QUEUED, RUNNING)))
-    is_failed = or_(
-        deliveries.c.state == REFUSED,
-        and_(deliveries.c.state == WAITING, jobs.c.state.not_in((QUEUED, RUNNING))),
+    ended = (
+        select(deliveries.c.peer, deliveries.c.state, func.count())
+        .where(deliveries.c.state.in_((DELIVERED, REFUSED)))
+        .group_by(deliveries.c.peer, deliveries.c.state)
     )
-    rows = connection.execute(
-        select(
-            deliveries.c.peer,
-            *(
-                func.sum(case((condition, 1), else_=0))
-                for condition in (is_waiting, deliveries.c.state == DELIVERED, is_failed)
-            ),
-        )
+    is_open = case((jobs.c.state.in_((QUEUED, RUNNING)), WAITING), else_=REFUSED)
+    waiting = (
+        select(deliveries.c.peer, is_open, func.count())
         .join(jobs, jobs.c.id == deliveries.c.job_id)
-        .group_by(deliveries.c.peer)
-        .order_by(deliveries.c.peer)
+        .where(deliveries.c.state == WAITING)
+        .group_by(deliveries.c.peer, is_open)
     )
-    return [Traffic(peer, *map(int, numbers)) for peer, *numbers in rows]
+    numbers: Counter[tuple[str, str]] = Counter()
+    for peer, state, number in (*connection.execute(ended), *connection.execute(waiting)):
+        numbers[peer, state] += number
+    return [
+        Traffic(peer, *(numbers[peer, state] for state in (WAITING, DELIVERED, REFUSED)))
+        for peer in sorted({peer for peer, _ in numbers})
+    ]
 
 
 def retry(connection: Connection, job_ids: Sequence[int]) -> int:

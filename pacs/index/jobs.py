@@ -198,11 +198,18 @@ def finish(
 
 
 def give_back(
-    connection: Connection, job: Job, *, reason_code: str, reason: str, is_fault: bool = False
+    connection: Connection,
+    job: Job,
+    *,
+    reason_code: str,
+    reason: str,
+    is_fault: bool = False,
+    at_once: bool = False,
 ) -> bool:
     """Try again later, or fail for good after the last attempt; True if it will be tried again.
 
-    `is_fault` says that the attempt met a bug, of which a job may have FAULTS_MAX.
+    `is_fault` says that the attempt met a bug, of which a job may have FAULTS_MAX; `at_once` that
+    nothing stands in the way of the next attempt.
     """
     faults = job.faults + is_fault
     if faults >= FAULTS_MAX or job.attempts >= job.attempts_max:
@@ -211,7 +218,7 @@ def give_back(
     again = {
         "state": QUEUED,
         "faults": faults,
-        "not_before": now() + pause_s(job.attempts),
+        "not_before": now() + (0.0 if at_once else pause_s(job.attempts)),
         "lease_until": 0.0,
         "reason_code": reason_code,
         "reason": reason,

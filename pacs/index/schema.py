@@ -384,6 +384,7 @@ deliveries = Table(
     Column("ended_at", Double),
     UniqueConstraint("peer", "digest"),
     Index(None, "job_id", "state"),
+    Index(None, "peer", "state"),
 )
 
 TABLE: Final = {

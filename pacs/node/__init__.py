@@ -127,8 +127,8 @@ def compose(config: Config) -> Node:
 
 
 def is_us(dimse: Dimse, peer: Peer) -> bool:
-    """Whether a peer's address is that of our own DIMSE door, as far as this machine can tell."""
-    if not peer.port or peer.port not in (dimse.port, dimse.tls_port):
+    """Whether a peer is our own DIMSE door, by title and address, as far as this machine can tell."""
+    if peer.ae_title != dimse.aet or peer.port not in (dimse.port, dimse.tls_port):
         return False
     try:
         return any(_is_local(address) for address in addresses_of(peer.host))

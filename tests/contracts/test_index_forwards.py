@@ -16,7 +16,7 @@ from pacs.index.schema import deliveries
 from pacs.index.schema import jobs as jobs_table
 from pacs.peers import Peer, Peers, Right
 from pacs.store.files import FileStore
-from pacs.workflow import Plan, Workflow
+from pacs.workflow import ModelRef, Plan, Workflow
 from tests import make
 
 SWEEPERS = 4
@@ -82,6 +82,40 @@ def test_what_is_received_is_entered_once_under_one_job_a_study(
     store(archive, 4)
     forwarding.sweep()
     assert sorted(one.waiting for one in forwarding.deliveries()) == [1, 4]
+    assert forwarding.sweep() == 0
+
+
+def test_what_ai_makes_goes_by_rules_for_results_alone(
+    archive: Archive, forwarding: Forwarding
+) -> None:
+    rule(forwarding, name="images")
+    rule(forwarding, Trigger.COMPLETE, name="whole")
+    rule(forwarding, Trigger.RESULT, {"Modality": ["SR"]}, name="reports")
+    workflow = Workflow(
+        archive.index,
+        archive,
+        Plan((ModelRef("lung", "1", "0" * 64),)),
+        quiet_s=1e-9,
+        consequences=[forwarding.on_complete],
+    )
+    store(archive, 1)
+    workflow.complete_quiet_studies()
+    with archive.index.write() as connection:
+        job = jobs.claim(connection, ["infer"])
+    assert job is not None
+    outputs = [
+        make.incoming(
+            make.data_set(number, modality=modality, series_instance_uid=make.uid(number))
+        )
+        for number, modality in ((101, "SR"), (102, "SEG"))
+    ]
+    archive.keep_result(make.READER, job, outputs, model="lung", state="succeeded", record={})
+    forwarding.sweep()
+    with archive.index.read() as connection:
+        rows = connection.execute(
+            select(deliveries.c.rule, deliveries.c.sop_instance_uid).order_by(deliveries.c.id)
+        ).all()
+    assert sorted(row.rule for row in rows) == ["reports", "whole"]
     assert forwarding.sweep() == 0
 
 

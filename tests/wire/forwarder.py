@@ -73,7 +73,7 @@ class Forwarder:
         self.node.workflow.complete_quiet_studies()
         self.forwarding.sweep()
         done = 0
-        while self.worker.step():
+        while not self.stop.is_set() and self.worker.step():
             done += 1
         return done
 

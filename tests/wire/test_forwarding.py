@@ -21,14 +21,15 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.dimse_primitives import C_STORE
 from sqlalchemy import select
 
+from pacs import delivery
 from pacs.archive import Incoming, Scope
 from pacs.delivery import Confirm
 from pacs.dicom.part10 import read_part10
-from pacs.dimse import scu
+from pacs.dimse import scu, sending
 from pacs.dimse.scu import Source, send
 from pacs.forwarding import Trigger
 from pacs.index.forwards import VERSIONS_MAX
-from pacs.index.jobs import FAILED, QUEUED, SUCCEEDED
+from pacs.index.jobs import FAILED, FAULTS_MAX, QUEUED, SUCCEEDED
 from pacs.index.schema import audit
 from tests import make
 from tests.story.running import free_ports
@@ -403,6 +404,68 @@ def test_a_node_that_stops_gives_the_job_back_and_sends_the_rest_later(node: For
         node.make_due()
         node.work()
         assert sorted(dest.attempts) == sorted(uids), "each once"
+
+
+def test_a_long_delivery_lets_others_have_their_turn(
+    node: Forwarder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "TURN_S_MAX", 0.3)
+    uids = stored(node, 10)
+
+    def judge(_event: evt.Event) -> int:
+        time.sleep(0.1)
+        return 0
+
+    with taker(judge) as (dest, port):
+        node.peer("DEST", port)
+        node.rule("DEST", Trigger.COMPLETE)
+        node.work()
+        assert 0 < len(dest.attempts) < 10
+        assert node.last_error("DEST") == ""
+        for _ in range(10):
+            node.make_due()
+            node.work()
+        assert sorted(dest.attempts) == sorted(uids)
+    assert node.only().job.state == SUCCEEDED
+
+
+def test_a_bug_in_sending_fails_aloud_and_does_not_go_round_for_ever(
+    node: Forwarder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "data_set_in", lambda *_: 1 // 0)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    with taker() as (_, port):
+        node.peer("DEST", port)
+        node.rule("DEST", Trigger.COMPLETE)
+        stored(node, 2)
+        for _ in range(FAULTS_MAX):
+            node.work()
+            node.make_due()
+    assert node.only().job.state == FAILED
+    assert node.only().job.reason_code == "internal_error"
+
+
+def test_lanes_that_hang_leave_workers_to_others(
+    node: Forwarder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is freed by a lane that broke takes another lane's job, though that is younger."""
+    monkeypatch.setattr(scu, "ANSWER_S", 0.2)
+    gone = threading.Event()
+
+    def judge(_event: evt.Event) -> int:
+        gone.wait(3)
+        return 0
+
+    with taker(judge) as (_, hanging), taker() as (dest, port):
+        node.peer("HANGS", hanging)
+        node.peer("DEST", port)
+        node.rule("HANGS", name="a")
+        node.rule("DEST", name="b", conditions={"StudyDescription": ["Chest"]})
+        for _ in range(3):
+            stored(node, 1)
+        assert node.work() == 1 + 3
+        gone.set()
+    assert len(dest.taken) == 3
 
 
 # loops

@@ -62,3 +62,4 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_deliveries_sop_instance_uid"), "deliveries", ["sop_instance_uid"])
     op.create_index(op.f("ix_deliveries_job_id_state"), "deliveries", ["job_id", "state"])
+    op.create_index(op.f("ix_deliveries_peer_state"), "deliveries", ["peer", "state"])
