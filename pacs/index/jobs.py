@@ -163,10 +163,11 @@ def _is_first_of_its_lane() -> ColumnElement[bool]:
     but both see which is the first.
     """
     other = jobs.alias("other")
-    runs = and_(other.c.state == RUNNING, not_(_silent(other)))
-    is_ahead = or_(runs, and_(_may_begin(other), other.c.id < jobs.c.id))
-    ahead = exists(select(1).where(other.c.lane == jobs.c.lane, other.c.id != jobs.c.id, is_ahead))
-    return or_(jobs.c.lane == "", not_(ahead.correlate(jobs)))
+    runs = and_(other.c.lane != "", other.c.state == RUNNING, not_(_silent(other)))
+    is_ahead = and_(other.c.lane == jobs.c.lane, other.c.id < jobs.c.id, _may_begin(other))
+    ahead = exists(select(1).where(is_ahead)).correlate(jobs)
+    is_first = and_(jobs.c.lane.not_in(select(other.c.lane).where(runs)), not_(ahead))
+    return or_(jobs.c.lane == "", is_first)
 
 
 def _silent(some: FromClause) -> ColumnElement[bool]:

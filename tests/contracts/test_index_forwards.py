@@ -152,6 +152,17 @@ def test_sweepers_that_race_enter_everything_once(archive: Archive, forwarding: 
         assert forwards.position(connection) == audit.newest(connection)
 
 
+def test_of_sweepers_that_read_the_same_rows_one_goes_on(index: Index) -> None:
+    went_on: list[bool] = []
+
+    def move() -> None:
+        with index.write() as connection:
+            went_on.append(forwards.move(connection, 0, 10))
+
+    at_once(move)
+    assert sorted(went_on) == [False] * (SWEEPERS - 1) + [True]
+
+
 def test_sweepers_lose_nothing_while_others_store(archive: Archive, forwarding: Forwarding) -> None:
     rule(forwarding)
     number, lock = [0], threading.Lock()

@@ -119,7 +119,6 @@ def forwarder(
             node.identified,
             node.peers,
             ae_title=ae_title,
-            address="127.0.0.1",
             port=0,
             credentials=NO_CREDENTIALS,
             limits=DimseLimits(),
