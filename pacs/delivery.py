@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row
 
 from pacs.access import Actor
 from pacs.archive import Archive, Held
-from pacs.errors import Refused
+from pacs.errors import Refused, Unavailable
 from pacs.index import Index, audit, forwards, jobs, parties
 from pacs.index.forwards import DELIVERED, GONE, REFUSED, WAITING
 from pacs.index.jobs import FAILED, SUCCEEDED, Job
@@ -29,6 +29,7 @@ from pacs.index.parties import Peer, Right
 from pacs.worker import End
 
 NOTE_S: Final = 0.5  # outcomes are noted at least so often; a lost worker's later ones are repeated
+NOTE_TRIES: Final = 4  # to note them while the index does not answer; after that they are repeated
 TURN_S_MAX: Final = 600.0  # that one job may send; then others of the queue have their turn
 REASONS_TOLD_MAX: Final = 4  # different refusals that the end of a job names; more are only counted
 
@@ -307,20 +308,34 @@ class Attempt:
             self.halt.set()
 
     def _note(self) -> None:
-        """Make durable what is known by now; who got what is audited with the first of it."""
-        noted, self._noted = self._noted, []
-        if not noted:
+        """Make durable what is known by now, also if the index is away for a moment."""
+        if not self._noted:
             return
+        for tries_left in reversed(range(NOTE_TRIES)):
+            try:
+                self._write()
+            except Unavailable:
+                if not tries_left:
+                    raise
+                time.sleep(NOTE_S)
+            else:
+                break
+        self._noted = []
+
+    def _write(self) -> None:
+        """Write it; who got what is audited with the first that was delivered."""
+        has_delivered = any(state == DELIVERED for _, state, _ in self._noted)
         with self._index.write() as connection:
-            forwards.note(connection, noted)
+            forwards.note(connection, self._noted)
             if self.got_on:
                 self.job = jobs.gets_on(connection, self.job)
             else:
                 jobs.renew(connection, self.job)
-            if any(state == DELIVERED for _, state, _ in noted):
-                if not self._is_audited:
-                    self._audit(connection)
+            if has_delivered and not self._is_audited:
+                self._audit(connection)
+            if has_delivered:
                 jobs.wake(connection, self.job.lane, reason_codes=_OF_THE_PEER)
+        self._is_audited = self._is_audited or has_delivered
 
     def _audit(self, connection: Connection) -> None:
         rules = sorted({str(row.rule) for row in self._rows.values()})
@@ -338,7 +353,6 @@ class Attempt:
                 "rules": ",".join(rules),
             },
         )
-        self._is_audited = True
 
 
 # Which of several troubles the next attempt depends on most.

@@ -82,10 +82,6 @@ class CompletedStudy(Protocol):
     def study_instance_uid(self) -> str:
         """Its UID."""
 
-    @property
-    def generation(self) -> int:
-        """How often it has become complete."""
-
 
 @dataclass
 class _Arrivals:
@@ -215,11 +211,13 @@ class Forwarding:
 
     def on_complete(self, connection: Connection, completed: CompletedStudy) -> None:
         """Enter what a study's completion leads to, in its transaction."""
+        # A generation may come again, after a rebuild; what the trail said last never does.
+        cause = f"complete-after-{audit.newest(connection)}"
         for rule in forwards.enabled(connection, Trigger.COMPLETE):
             chosen = Chosen(
                 completed.archive_id, meanings(rule.conditions), completed.study_instance_uid
             )
-            forwards.enter(connection, rule, chosen, f"generation-{completed.generation}")
+            forwards.enter(connection, rule, chosen, cause)
 
     def sweep(self) -> int:
         """Read on in the feed and enter what follows; how many rows were read.
@@ -256,7 +254,7 @@ class Forwarding:
         by_archive: dict[str, _Arrivals] = defaultdict(_Arrivals)
         for event in events:
             _sort(event, by_archive)
-        cause = f"row-{events[-1].seq}"
+        cause = f"read-to-{events[-1].seq}"
         for rule in rules:
             archive = self._archive_of(rule)
             if archive is None or archive.name not in by_archive:

@@ -230,7 +230,7 @@ def enter(connection: Connection, rule: Rule, chosen: Chosen, cause: str) -> int
 
     Left out are what came from that very peer, what was entered before, and what has gone to it in
     VERSIONS_MAX versions. They join the job of the study and peer that waits, or a new one, whose
-    key ends with `cause`: equal causes make one job.
+    key ends with `cause`: each cause happens once, so that no job that has ended is met again.
     """
     wanted = and_(chosen.condition(connection.dialect.name), _is_new_to(rule.peer))
     joined = queries.JOINED_DOWN_TO[Level.INSTANCE]
@@ -277,7 +277,8 @@ def _is_new_to(peer: str) -> ColumnElement[bool]:
 def _job_for(connection: Connection, peer: str, chosen: Chosen, cause: str) -> int:
     """The job of a study and peer that waits, or a new one.
 
-    The one that waits is locked: a worker passes it by until what joins it is there to be seen.
+    The one that waits is locked: a worker passes it by until what joins it is there to be seen. One
+    that somebody else has locked is not waited for, since its holder may be waiting for us.
     """
     study = chosen.study_instance_uid
     waits = connection.execute(
@@ -285,7 +286,7 @@ def _job_for(connection: Connection, peer: str, chosen: Chosen, cause: str) -> i
         .where(jobs.c.kind == FORWARD, jobs.c.lane == peer, jobs.c.state == QUEUED)
         .where(jobs.c.archive_id == chosen.archive_id, jobs.c.study_instance_uid == study)
         .limit(1)
-        .with_for_update()
+        .with_for_update(skip_locked=True)
     ).scalar_one_or_none()
     if waits is not None:
         return int(waits)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import func, select
 
-from pacs.archive import Archive
+from pacs.archive import Archive, upkeep
 from pacs.forwarding import Forwarding, Rule, Trigger
 from pacs.index import Index, audit, forwards, jobs
 from pacs.index.schema import deliveries
@@ -231,6 +231,27 @@ def test_what_a_study_lacks_follows_with_its_next_generation(
     workflow.complete_quiet_studies()
     (one,) = forwarding.deliveries()
     assert (one.waiting, one.job.state) == (2, jobs.QUEUED), "no later generation supersedes it"
+
+
+def test_a_generation_that_comes_again_meets_no_job_that_has_ended(
+    archive: Archive, forwarding: Forwarding
+) -> None:
+    rule(forwarding, Trigger.COMPLETE)
+    workflow = Workflow(
+        archive.index, archive, Plan(), quiet_s=1e-9, consequences=[forwarding.on_complete]
+    )
+    store(archive, 1)
+    workflow.complete_quiet_studies()
+    with archive.index.write() as connection:
+        job = jobs.claim(connection, ["forward"])
+        assert job is not None
+        jobs.finish(connection, job, jobs.SUCCEEDED)
+    upkeep.rebuild(archive, make.READER)
+    store(archive, 2)
+    workflow.complete_quiet_studies()
+    waiting, ended = forwarding.deliveries()
+    assert (waiting.job.state, waiting.waiting) == (jobs.QUEUED, 1)
+    assert ended.job.state == jobs.SUCCEEDED
 
 
 def test_nothing_goes_back_to_who_sent_it(archive: Archive, forwarding: Forwarding) -> None:
