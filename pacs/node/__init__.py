@@ -121,9 +121,7 @@ def compose(config: Config) -> Node:
     )
     peers = Peers(index, unknown_callers=config.dimse.unknown_callers)
     workitems = Workitems(index, identified.id, identified.name)
-    return Node(
-        config, index, identified, peers, projects, models, workflow, forwarding, workitems
-    )
+    return Node(config, index, identified, peers, projects, models, workflow, forwarding, workitems)
 
 
 def is_us(dimse: Dimse, peer: Peer) -> bool:
