@@ -21,7 +21,8 @@ from pacs.archive.values import Duplicates, Incoming, Outcome, Stored
 from pacs.dicom import uids
 from pacs.dicom.attributes import Level
 from pacs.dicom.frames import frame_table
-from pacs.dicom.part10 import Scan, preamble_and_meta, scan
+from pacs.dicom.mapped import windows
+from pacs.dicom.part10 import Buffer, Scan, preamble_and_meta, scan
 from pacs.errors import BadObject, Conflict, Mismatch, Unreachable
 from pacs.index import catalog
 from pacs.index.catalog import Kept, Values
@@ -73,10 +74,17 @@ def examine(incoming: Incoming, expect: Mapping[str, str]) -> Examined:
     return Examined(
         incoming,
         catalog.described(found),
-        hashlib.sha256(incoming.data_set).hexdigest(),
+        _digest(incoming.data_set),
         frame_table(found).pack(),
         found.text("PatientID"),
     )
+
+
+def _digest(data_set: Buffer) -> str:
+    digest = hashlib.sha256()
+    for window in windows(data_set):
+        digest.update(window)
+    return digest.hexdigest()
 
 
 def _check_uids(found: Scan, expect: Mapping[str, str]) -> None:

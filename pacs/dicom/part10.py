@@ -22,6 +22,7 @@ from pydicom import charset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from pacs.dicom import uids
+from pacs.dicom.mapped import WINDOW_BYTES, forget
 from pacs.errors import BadObject, Exhausted
 
 Buffer = bytes | bytearray | memoryview | mmap
@@ -32,6 +33,7 @@ INFLATED_BYTES_MAX: Final = 1 << 30  # a deflated data set that grows beyond thi
 INFLATION_RATIO_MAX: Final = 200  # and so is one that grows by more than this factor ...
 INFLATION_FREE_BYTES: Final = 32 << 20  # ... beyond this size, which any data set may reach
 META_BYTES_MAX: Final = 1 << 20  # a longer file meta group is refused
+TEXT_BYTES_MAX: Final = 64 << 10  # of a value that is read as text; what is beyond is not read
 
 IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
@@ -77,8 +79,9 @@ class Scan:
         element = self.elements.get(tag)
         return None if element is None else self._value(element)
 
-    def _value(self, element: Element) -> bytes:
-        return bytes(self.data[element.value : element.value + element.length])
+    def _value(self, element: Element, bytes_max: int | None = None) -> bytes:
+        length = element.length if bytes_max is None else min(element.length, bytes_max)
+        return bytes(self.data[element.value : element.value + length])
 
     def text(self, keyword: str) -> str:
         """The first value of an element as text, empty if it is absent or empty.
@@ -87,7 +90,8 @@ class Scan:
         """
         tag = tag_for_keyword(keyword)
         assert tag is not None, keyword
-        raw = self.value(tag)
+        element = self.elements.get(tag)
+        raw = b"" if element is None else self._value(element, TEXT_BYTES_MAX)
         if not raw:
             return ""
         vr = dictionary_VR(tag)
@@ -110,7 +114,8 @@ class Scan:
     @cached_property
     def encodings(self) -> list[str]:
         """Python codecs for (0008,0005); an unknown or absent set is read as ISO 8859-1."""
-        raw = self.value(0x00080005) or b""
+        element = self.elements.get(0x00080005)
+        raw = b"" if element is None else self._value(element, TEXT_BYTES_MAX)
         names = [name.strip() for name in raw.decode("ascii", "replace").strip(" \0").split("\\")]
         return [charset.python_encoding.get(name, "iso8859") for name in names] or ["iso8859"]
 
@@ -186,6 +191,7 @@ class _Walk:
         self._data = data
         self._size = len(data)
         self._at = 0
+        self._forgotten_at = WINDOW_BYTES
         self._open: list[_Open] = []
         self._found: dict[int, Element] = {}
 
@@ -205,7 +211,14 @@ class _Walk:
             visited += 1
             if visited > ELEMENTS_MAX:
                 raise BadObject("the data set has too many elements", elements_max=ELEMENTS_MAX)
+            if self._at > self._forgotten_at:
+                self._forget()
         return self._found
+
+    def _forget(self) -> None:
+        """Keep no page of a mapped file that the walk has left behind."""
+        forget(self._data)
+        self._forgotten_at = self._at + WINDOW_BYTES
 
     def _close(self) -> None:
         self._open.pop()
@@ -304,6 +317,8 @@ class _Walk:
                 raise BadObject("encapsulated pixel data is cut off or broken")
             fragments.append((self._at, length))
             self._at += length
+            if self._at > self._forgotten_at:
+                self._forget()
             if len(fragments) > ELEMENTS_MAX:
                 raise BadObject("too many fragments of pixel data", fragments_max=ELEMENTS_MAX)
         if len(self._open) == 1:

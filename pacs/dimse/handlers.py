@@ -6,12 +6,10 @@ import logging
 from typing import cast
 
 from pydicom.dataset import Dataset
-from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 
 from pacs.access import Actor
 from pacs.archive import Archive, Incoming
-from pacs.dimse.messages import Spool
 from pacs.dimse.status import (
     SOP_CLASS_NOT_SUPPORTED,
     STORE,
@@ -20,8 +18,8 @@ from pacs.dimse.status import (
     comment_of,
     status_of,
 )
-from pacs.dimse.upper_layer import PeerAssociation
-from pacs.errors import BadObject, Exhausted, NodeError
+from pacs.dimse.upper_layer import PeerAssociation, StoreRequest
+from pacs.errors import BadObject, NodeError
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +36,13 @@ def on_c_store(event: Event, archive: Archive) -> int | Dataset:
     written again, and 0x0000 goes out only when both they and their row would survive a power cut.
     Anything but a NodeError is a bug of ours: pynetdicom logs it and answers 0xC211.
     """
-    actor, request = actor_of(event), cast(C_STORE, event.request)
+    actor, request = actor_of(event), cast(StoreRequest, event.request)
     if request.AffectedSOPClassUID != event.context.abstract_syntax:
         return answer(SOP_CLASS_NOT_SUPPORTED, "the SOP class is not that of its context")
     try:
         stored = archive.store(
             actor,
-            received(event),
+            received(request, str(event.context.transfer_syntax)),
             expect={
                 "SOPClassUID": request.AffectedSOPClassUID or "",
                 "SOPInstanceUID": request.AffectedSOPInstanceUID or "",
@@ -58,16 +56,11 @@ def on_c_store(event: Event, archive: Archive) -> int | Dataset:
     return SUCCESS
 
 
-def received(event: Event) -> Incoming:
+def received(request: StoreRequest, transfer_syntax_uid: str) -> Incoming:
     """The data set of a C-STORE-RQ as it came. Raises BadObject or Exhausted."""
-    spool = cast(C_STORE, event.request).DataSet
-    if not isinstance(spool, Spool):
+    if request.spool is None:
         raise BadObject("the request has no data set")
-    if spool.overflowed:
-        raise Exhausted("the data set is larger than this node takes", bytes_max=spool.bytes_max)
-    return Incoming(
-        data_set=spool.getbuffer(), transfer_syntax_uid=str(event.context.transfer_syntax)
-    )
+    return Incoming(request.spool.buffer(), transfer_syntax_uid)
 
 
 def actor_of(event: Event) -> Actor:

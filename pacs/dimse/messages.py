@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from io import BytesIO
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from pacs.errors import Refused
+from pacs.store.spool import Spool
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 
 SHORT_PDU_BYTES_MAX: Final = 64  # rejections, releases and aborts have 4 bytes; longer: A-ABORT
 ASSOCIATE_ITEMS_MAX: Final = 4096  # items and sub-items of an A-ASSOCIATE; more: A-ABORT
 COMMAND_BYTES_MAX: Final = 1 << 16  # a longer command set: A-ABORT
+OTHER_BYTES_MAX: Final = 32 << 20  # of a data set that is not to be stored; a longer one: A-ABORT
 CONTEXTS_MAX: Final = 128  # odd numbers from 1 to 255 (PS3.8 9.3.2.2)
 
 COMMAND, LAST = 1, 2  # bits of the message control header (PS3.8 E.2)
@@ -218,26 +220,6 @@ class Answer(NamedTuple):
         return write_command((tag, value) for tag, value in elements if value is not None)
 
 
-class Spool(BytesIO):
-    """The data set of one message while it arrives. Past its limit it forgets and only counts."""
-
-    def __init__(self, bytes_max: int) -> None:
-        super().__init__()
-        self.bytes_max = bytes_max
-        self.overflowed = False
-
-    def add(self, fragment: memoryview) -> None:
-        """Append a fragment; once the limit is passed, keep nothing."""
-        if self.overflowed:
-            return
-        if self.tell() + len(fragment) > self.bytes_max:
-            self.overflowed = True
-            self.seek(0)
-            self.truncate()
-            return
-        self.write(fragment)
-
-
 class Message(NamedTuple):
     """A whole DIMSE message: its command set, raw and read, and its data set if it has one."""
 
@@ -255,15 +237,23 @@ class Assembler:
     set nobody announced, a command in the middle of a data set.
     """
 
-    def __init__(self, data_set_bytes_max: int) -> None:
+    def __init__(self, data_set_bytes_max: int, spool: Path | None = None) -> None:
         self._data_set_bytes_max = data_set_bytes_max
+        self._spool = spool
+        self._data_set: Spool | None = None
         self._forget()
 
     def _forget(self) -> None:
         self._context_id = 0  # no context has this number: nothing has arrived yet
         self._encoded = bytearray()
         self._command: Mapping[int, bytes] | None = None
-        self._data_set: Spool | None = None
+        self._data_set = None
+
+    def close(self) -> None:
+        """Drop a message that never became whole."""
+        if self._data_set is not None:
+            self._data_set.close()
+        self._forget()
 
     @property
     def is_receiving(self) -> bool:
@@ -288,12 +278,20 @@ class Assembler:
         self._command = read_command(bytes(self._encoded))
         if number(self._command, DATA_SET_TYPE) == NO_DATA_SET:
             return self._complete()
-        self._data_set = Spool(self._data_set_bytes_max)
+        self._data_set = (
+            Spool(self._data_set_bytes_max, self._spool)
+            if number(self._command, COMMAND_FIELD) == C_STORE_RQ
+            else Spool(OTHER_BYTES_MAX, memory_bytes_max=OTHER_BYTES_MAX)
+        )
         return None
 
     def _add_data(self, pdv: Pdv) -> Message | None:
         assert self._data_set is not None, "a command that announces no data set completes at once"
+        assert self._command is not None, "a data set follows its command"
         self._data_set.add(pdv.fragment)
+        is_long = self._data_set.size_bytes > OTHER_BYTES_MAX
+        if is_long and number(self._command, COMMAND_FIELD) != C_STORE_RQ:
+            raise Refused("a data set is too long", bytes_max=OTHER_BYTES_MAX)
         return self._complete() if pdv.is_last else None
 
     def _complete(self) -> Message:

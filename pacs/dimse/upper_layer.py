@@ -24,6 +24,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import Final, cast
 
 from pydicom.uid import UID
@@ -62,6 +64,7 @@ from pacs.dimse import messages, reasons
 from pacs.dimse.doors import Door
 from pacs.dimse.status import comment_of
 from pacs.errors import Refused, Unreachable
+from pacs.store.spool import Spool
 
 PYNETDICOM: Final = "3.0.4"  # the version whose private members are overridden here
 
@@ -120,6 +123,7 @@ class DimseLimits:
     artim_s: float = 15.0  # from the connection to its A-ASSOCIATE-RQ: A-ABORT
     pdu_deadline_s: float = 15.0  # from the first byte of a PDU to its last: A-ABORT
     idle_s: float = 30.0  # no PDU either way, and nothing being served: A-ABORT
+    spool: Path | None = None  # the folder of long data sets while they arrive; None: the system's
 
 
 class Wire(AssociationSocket):
@@ -497,13 +501,23 @@ class Messages(DIMSEServiceProvider):
 
     def __init__(self, assoc: PeerAssociation, limits: DimseLimits) -> None:
         super().__init__(assoc)
-        self._assembler = messages.Assembler(limits.data_set_bytes_max)
+        self._assembler = messages.Assembler(limits.data_set_bytes_max, limits.spool)
         self._sending = threading.Lock()  # two threads may send, but one message after the other
 
     @property
     def is_receiving(self) -> bool:
         """Whether a message has begun and not ended."""
         return self._assembler.is_receiving
+
+    def discard(self) -> None:
+        """Give back what data sets hold that nobody will be asked for any more."""
+        self._assembler.close()
+        with suppress(queue.Empty):
+            while True:
+                _, waiting = self.msg_queue.get(False)
+                if isinstance(waiting, StoreRequest) and waiting.spool is not None:
+                    waiting.spool.close()
+        self.msg_queue.put((None, None))  # who waits for an answer learns that none will come
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the values of one P-DATA-TF; a broken rule is event 19, an A-ABORT."""
@@ -543,7 +557,8 @@ class Messages(DIMSEServiceProvider):
         command.presentation_data_value_list.append((message.context_id, b"\3" + message.encoded))
         super().receive_primitive(command)
         if message.data_set is not None:
-            cast(DIMSEMessage, self.message).data_set = message.data_set
+            cast(DIMSEMessage, self.message).data_set = BytesIO(message.data_set.buffer())
+            message.data_set.close()
             end = P_DATA()
             end.presentation_data_value_list.append((message.context_id, b"\2"))
             super().receive_primitive(end)
@@ -579,16 +594,22 @@ class Messages(DIMSEServiceProvider):
             layer.send_data(pieces)
 
 
-def _store_request(message: messages.Message) -> C_STORE:
+class StoreRequest(C_STORE):
+    """A C-STORE request whose data set waits in a spool, which may be a file."""
+
+    spool: Spool | None = None
+
+
+def _store_request(message: messages.Message) -> StoreRequest:
     """pynetdicom's C-STORE primitive for a message (PS3.7 9.3.1.1)."""
-    request = C_STORE()
+    request = StoreRequest()
     request._context_id = message.context_id
     request.MessageID = messages.number(message.command, messages.MESSAGE_ID)
     if request.MessageID is None:
         raise Refused("a C-STORE has no Message ID")
     request.AffectedSOPClassUID = messages.uid(message.command, messages.AFFECTED_CLASS)
     request.AffectedSOPInstanceUID = messages.uid(message.command, messages.AFFECTED_INSTANCE)
-    request.DataSet = message.data_set
+    request.spool = message.data_set
     return request
 
 
@@ -677,6 +698,9 @@ class PeerAssociation(Association):
         finally:
             self.dul.kill_dul()
             cast(Wire, self.dul.socket).close()
+            if self.dul.is_alive():
+                self.dul.join(TICK_S)
+            self.dimse.discard()
             self.on_end(self)
 
     def _run_reactor(self) -> None:
@@ -814,6 +838,8 @@ class PeerAssociation(Association):
                 super()._serve_request(msg, context_id)
         finally:
             self.is_serving = False
+            if isinstance(msg, StoreRequest) and msg.spool is not None:
+                msg.spool.close()
 
     def _answer(self, request: C_FIND | C_GET | C_MOVE, context_id: int) -> None:
         """Send what the handler of a C-FIND, C-GET or C-MOVE yields, until it or the peer ends."""

@@ -72,7 +72,9 @@ def run_dimse(node: Node, doors: Inherited, stop: threading.Event) -> None:
         credentials=node.credentials,
         workitems=node.workitems,
         limits=DimseLimits(
-            associations_max=limits.associations_max, idle_s=limits.association_idle_s
+            associations_max=limits.associations_max,
+            idle_s=limits.association_idle_s,
+            spool=_spool(node.config),
         ),
     )
     receiver.start()
@@ -84,11 +86,16 @@ def run_dimse(node: Node, doors: Inherited, stop: threading.Event) -> None:
     receiver.stop()
 
 
+def _spool(config: Config) -> Path:
+    """The folder of what is still arriving. Its files have no names: a crash leaves none behind."""
+    folder = config.data / "spool"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
     """Serve HTTP until stop is set."""
     config = node.config
-    spool = config.data / "spool"  # its files have no names, so a crash leaves none behind
-    spool.mkdir(exist_ok=True)
     with Decoder() as decoder:
         app = create_app(
             Parts(
@@ -101,7 +108,7 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
                 workitems=node.workitems,
                 echo=node.echo,
                 decoder=decoder,
-                spool=spool,
+                spool=_spool(config),
                 version=version(),
                 trusted_proxies=networks(config.http.trusted_proxies),
             )

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from pacs.dicom.mapped import windows
 from pacs.errors import Exhausted, Missing, NodeError, Unreachable
 from pacs.store import CHUNK_BYTES, Blob, Piece, is_digest
 
@@ -51,7 +52,8 @@ class FileStore:
         try:
             with os.fdopen(handle, "wb", buffering=0) as file:
                 for piece in pieces:
-                    _write_all(file.fileno(), memoryview(piece))
+                    for window in windows(piece):
+                        _write_all(file.fileno(), window)
                 _begin_writeback(file.fileno())
                 blob = _blob(pieces)
                 os.fsync(file.fileno())
@@ -113,7 +115,8 @@ class FileStore:
 def _blob(pieces: Sequence[Piece]) -> Blob:
     digest = hashlib.sha256()
     for piece in pieces:
-        digest.update(piece)
+        for window in windows(piece):
+            digest.update(window)
     return Blob(digest.hexdigest(), sum(len(piece) for piece in pieces))
 
 

@@ -17,6 +17,7 @@ from minio import Minio
 from minio.error import InvalidResponseError, S3Error, ServerError
 from urllib3.exceptions import HTTPError
 
+from pacs.dicom.mapped import forget, windows
 from pacs.errors import Exhausted, Forbidden, Missing, NodeError, Unreachable
 from pacs.store import CHUNK_BYTES, Blob, Piece, is_digest
 
@@ -24,7 +25,7 @@ CONNECT_S: Final = 5.0  # a server that does not take the connection in this tim
 READ_S: Final = 20.0  # and so is one that stays silent this long within an answer
 RETRIES_MAX: Final = 3  # tries of one request, with growing pauses between them
 CONNECTIONS_MAX: Final = 32  # kept open between requests; a further one is closed after its use
-PART_BYTES: Final = 64 << 20  # larger objects go up in parts of this size
+PART_BYTES: Final = 8 << 20  # larger objects go up in parts of this size, some of them at a time
 
 # Some servers say the second also of a bucket of ours; if it is a stranger's, the next call fails.
 _MADE_ALREADY: Final = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
@@ -81,7 +82,8 @@ class S3Store:
         digest = hashlib.sha256()
         size = 0
         for piece in pieces:
-            digest.update(piece)
+            for window in windows(piece):
+                digest.update(window)
             size += len(piece)
         blob = Blob(digest.hexdigest(), size)
         key = self._key(blob.digest)
@@ -165,6 +167,8 @@ class _Joined(io.RawIOBase):
         while self._left and (size < 0 or len(found) < size):
             want = len(self._left[0]) if size < 0 else size - len(found)
             found += self._left[0][:want]
+            if len(self._left[0]) > PART_BYTES:
+                forget(self._left[0])
             self._left[0] = self._left[0][want:]
             if not self._left[0]:
                 self._left.pop(0)
