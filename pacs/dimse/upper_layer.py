@@ -118,7 +118,7 @@ class DimseLimits:
     associations_per_address_max: int = 64  # the same, counted for one network address
     pdu_bytes_max: int = 131_072  # offered to the peer; a longer P-DATA-TF: A-ABORT
     associate_pdu_bytes_max: int = 1 << 20  # a longer A-ASSOCIATE: A-ABORT
-    data_set_bytes_max: int = 1 << 31  # a longer data set: A700
+    data_set_bytes_max: int = 8 << 30  # a longer data set: A700
     answers_max: int = 1_000_000  # matches of one C-FIND; more: A700 after so many
     artim_s: float = 15.0  # from the connection to its A-ASSOCIATE-RQ: A-ABORT
     pdu_deadline_s: float = 15.0  # from the first byte of a PDU to its last: A-ABORT
