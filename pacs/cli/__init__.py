@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import click
 import typer
 
-from pacs.cli import deliveries, demo, models, peers, rules, serve, settings, transfer, upkeep
+from pacs.cli import deliveries, demo, models, peers, retrieve, rules, serve, settings, transfer, upkeep
 from pacs.cli.shared import say
 from pacs.errors import BadQuery, NodeError
 
@@ -26,6 +26,9 @@ app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.command("send")(transfer.send)
 app.command("import")(transfer.import_)
+app.command("find")(retrieve.find)
+app.command("get")(retrieve.get)
+app.command("export")(retrieve.export_)
 app.add_typer(models.app, name="models")
 app.add_typer(peers.app, name="peers")
 app.add_typer(rules.app, name="rules")

@@ -22,6 +22,7 @@ ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT 
 SHORT_PDU_BYTES_MAX: Final = 64  # rejections, releases and aborts have 4 bytes; longer: A-ABORT
 ASSOCIATE_ITEMS_MAX: Final = 4096  # items and sub-items of an A-ASSOCIATE; more: A-ABORT
 COMMAND_BYTES_MAX: Final = 1 << 16  # a longer command set: A-ABORT
+ANSWER_BYTES_MAX: Final = 1 << 20  # of the identifier of a response to us; a longer one: A-ABORT
 OTHER_BYTES_MAX: Final = 32 << 20  # of a data set that is not to be stored; a longer one: A-ABORT
 CONTEXTS_MAX: Final = 128  # odd numbers from 1 to 255 (PS3.8 9.3.2.2)
 
@@ -37,11 +38,14 @@ MESSAGE_ID, RESPONDED_TO, PRIORITY, DATA_SET_TYPE = 0x0110, 0x0120, 0x0700, 0x08
 STATUS, ERROR_COMMENT, AFFECTED_INSTANCE, EVENT_TYPE = 0x0900, 0x0902, 0x1000, 0x1002
 REMAINING, COMPLETED, FAILED, WARNING = 0x1020, 0x1021, 0x1022, 0x1023
 MOVE_ORIGINATOR, MOVE_ORIGINATOR_MESSAGE_ID = 0x1030, 0x1031
+MOVE_DESTINATION: Final = 0x0600
 
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
 C_FIND_RQ, C_GET_RQ, C_MOVE_RQ = 0x0020, 0x0010, 0x0021
 N_EVENT_REPORT_RQ = 0x0100
 C_FIND_RSP, C_GET_RSP, C_MOVE_RSP = 0x8020, 0x8010, 0x8021
+C_CANCEL_RQ: Final = 0x0FFF
+RESPONSE: Final = 0x8000  # what a response's Command Field adds to that of its request
 
 COUNT_MAX: Final = 0xFFFF  # sub-operations are counted in 16 bits (PS3.7 9.3.4); more: this number
 
@@ -181,7 +185,7 @@ def _element(element: int, value: int | str) -> bytes:
         return _ELEMENT.pack(0, element, 2) + struct.pack("<H", min(value, COUNT_MAX))
     raw = value.encode("latin-1")
     if len(raw) % 2:
-        raw += b" " if element in (ERROR_COMMENT, MOVE_ORIGINATOR) else b"\0"
+        raw += b" " if element in (ERROR_COMMENT, MOVE_ORIGINATOR, MOVE_DESTINATION) else b"\0"
     return _ELEMENT.pack(0, element, len(raw)) + raw
 
 
@@ -220,6 +224,51 @@ class Answer(NamedTuple):
         return write_command((tag, value) for tag, value in elements if value is not None)
 
 
+class Question(NamedTuple):
+    """A C-FIND, C-GET or C-MOVE request of ours (PS3.7 9.1.2.1, 9.1.3.1, 9.1.4.1).
+
+    `field` is its Command Field; `identifier` is encoded in the transfer syntax of its context.
+    """
+
+    field: int
+    sop_class_uid: str
+    identifier: bytes
+    move_destination: str = ""
+
+    def command(self, message_id: int) -> bytes:
+        """The command set that asks it."""
+        elements: list[tuple[int, int | str]] = [
+            (AFFECTED_CLASS, self.sop_class_uid),
+            (COMMAND_FIELD, self.field),
+            (MESSAGE_ID, message_id),
+            (PRIORITY, MEDIUM),
+            (DATA_SET_TYPE, WITH_DATA_SET),
+        ]
+        if self.move_destination:
+            elements.insert(3, (MOVE_DESTINATION, self.move_destination))
+        return write_command(elements)
+
+
+class Reply(NamedTuple):
+    """A response to a question of ours, with what it says of its sub-operations."""
+
+    status: int
+    comment: str
+    counts: Counts
+    identifier: bytes
+
+
+def cancellation(message_id: int) -> bytes:
+    """The command set of a C-CANCEL (PS3.7 9.3.2.3)."""
+    return write_command(
+        [
+            (COMMAND_FIELD, C_CANCEL_RQ),
+            (RESPONDED_TO, message_id),
+            (DATA_SET_TYPE, NO_DATA_SET),
+        ]
+    )
+
+
 class Message(NamedTuple):
     """A whole DIMSE message: its command set, raw and read, and its data set if it has one."""
 
@@ -227,6 +276,24 @@ class Message(NamedTuple):
     encoded: bytes
     command: Mapping[int, bytes]
     data_set: Spool | None
+
+
+def read_reply(message: Message) -> Reply:
+    """A response of a peer. Raises Refused for one without a status or with too long an identifier."""
+    status = number(message.command, STATUS)
+    if status is None:
+        raise Refused("a response has no status")
+    identifier = b""
+    if message.data_set is not None:
+        if message.data_set.size_bytes > ANSWER_BYTES_MAX:
+            raise Refused("the identifier of a response is too long", bytes_max=ANSWER_BYTES_MAX)
+        identifier = bytes(message.data_set.buffer())
+    completed, failed, warning = (
+        number(message.command, element) or 0 for element in (COMPLETED, FAILED, WARNING)
+    )
+    counts = Counts(number(message.command, REMAINING), completed, failed, warning)
+    comment = message.command.get(ERROR_COMMENT, b"").decode("ascii", "replace")
+    return Reply(status, comment, counts, identifier)
 
 
 class Assembler:

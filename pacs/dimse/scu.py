@@ -11,7 +11,7 @@ import mmap
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -261,16 +261,19 @@ class _Line:
 
 
 def associated(
-    peer: Peer, contexts: Iterable[tuple[str, ...]], scp_of: Iterable[str] = ()
+    peer: Peer,
+    contexts: Iterable[tuple[str, ...]],
+    scp_of: Iterable[str] = (),
+    spool: Path | None = None,
 ) -> PeerAssociation:
     """An association with a peer: each context a SOP class and its transfer syntaxes.
 
-    Of the classes in `scp_of` we propose to be the SCP.
+    Of the classes in `scp_of` we propose to be the SCP; long data sets that come wait in `spool`.
 
     Raises Unreachable with the reason in plain words, in which "it" is the peer, and Broken where
     our own credentials are of no use.
     """
-    limits = DimseLimits()
+    limits = replace(DimseLimits(), spool=spool)
     wire: Callable[..., Wire] = Wire
     if peer.tls is not None:
         wire = partial(SecureWire, context=peer.tls.calling(), host=peer.host)

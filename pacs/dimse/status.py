@@ -73,6 +73,11 @@ def status_of(error: NodeError, table: StatusTable) -> int:
     return next(table[ancestor] for ancestor in type(error).__mro__ if ancestor in table)
 
 
+def is_pending(status: int) -> bool:
+    """Whether a response of C-FIND, C-GET or C-MOVE is to be followed by another."""
+    return status in (PENDING, PENDING_WITH_UNSUPPORTED_KEYS)
+
+
 def comment_of(sentence: str) -> str:
     """A sentence as Error Comment: printable ASCII without backslash, at most 64 characters."""
     readable = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in sentence)

@@ -21,8 +21,8 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -62,7 +62,7 @@ from pacs.access import Actor
 from pacs.dicom.part10 import Buffer
 from pacs.dimse import messages, reasons
 from pacs.dimse.doors import Door
-from pacs.dimse.status import comment_of
+from pacs.dimse.status import comment_of, is_pending
 from pacs.errors import Refused, Unreachable
 from pacs.store.spool import Spool
 
@@ -72,6 +72,7 @@ TICK_S: Final = 1.0  # an idle reader looks at its timers this often
 LINGER_S: Final = 1.0  # a peer that was told goodbye has this long to read it and close
 SEND_DEADLINE_S: Final = 30.0  # a peer that takes no byte of ours for so long is gone
 REFUSALS_MAX: Final = 16  # associations beyond the cap that get an A-ASSOCIATE-RJ; more: closed
+REPLIES_WAITING_MAX: Final = 16  # answers to a question of ours; no PDU is read while more wait
 REQUESTS_WAITING_MAX: Final = 8  # the window we negotiate is 1 (PS3.7 D.3.3.3); more: A-ABORT
 STOP_STEP_S: Final = 0.1  # how often the listener looks whether it should stop
 YIELD_S: Final = 0.002  # how long a receiver leaves a caller to one that has less to do
@@ -418,7 +419,9 @@ class UpperLayer(DULServiceProvider):
             self.event_queue.put("Evt17")
 
     def _listen(self, wire: Wire) -> None:
-        """Read one PDU if one begins within a tick."""
+        """Read one PDU if one begins within a tick, and its answers do not pile up here."""
+        if not cast(PeerAssociation, self.assoc).dimse.has_room(TICK_S):
+            return
         try:
             if wire.begins(time.monotonic() + TICK_S):
                 self._read_pdu_data()
@@ -503,11 +506,20 @@ class Messages(DIMSEServiceProvider):
         super().__init__(assoc)
         self._assembler = messages.Assembler(limits.data_set_bytes_max, limits.spool)
         self._sending = threading.Lock()  # two threads may send, but one message after the other
+        self.asked: tuple[int, int] | None = None  # what an answer must have: its field, and number
 
     @property
     def is_receiving(self) -> bool:
         """Whether a message has begun and not ended."""
         return self._assembler.is_receiving
+
+    def has_room(self, within_s: float) -> bool:
+        """Whether more may be read. A peer that answers faster than we heed it is held back so."""
+        waiting = self.msg_queue
+        with waiting.not_full:  # which the queue notifies whenever something is taken from it
+            return waiting.not_full.wait_for(
+                lambda: len(waiting.queue) < REPLIES_WAITING_MAX, within_s
+            )
 
     def discard(self) -> None:
         """Give back what data sets hold that nobody will be asked for any more."""
@@ -537,9 +549,12 @@ class Messages(DIMSEServiceProvider):
         message = self._assembler.add(pdv)
         if message is None:
             return
+        field = messages.number(message.command, messages.COMMAND_FIELD)
+        if field in _REPLIES:
+            self._receive_reply(message, field)
+            return
         if self.msg_queue.qsize() >= REQUESTS_WAITING_MAX:
             raise Refused("requests come without waiting for answers", max=REQUESTS_WAITING_MAX)
-        field = messages.number(message.command, messages.COMMAND_FIELD)
         if field == messages.C_STORE_RQ:
             self.msg_queue.put((message.context_id, _store_request(message)))
             return
@@ -550,6 +565,13 @@ class Messages(DIMSEServiceProvider):
             # A C-CANCEL that crossed the last response must not end this one of the same number.
             self.cancel_req.clear()
         self._pass_on(message)
+
+    def _receive_reply(self, message: messages.Message, field: int) -> None:
+        """Queue an answer to the question that was asked. Raises Refused for any other."""
+        if self.asked != (field, messages.number(message.command, messages.RESPONDED_TO)):
+            raise Refused("an answer belongs to nothing that was asked")
+        reply = messages.read_reply(message)
+        self.msg_queue.put((message.context_id, cast(C_FIND, reply)))
 
     def _pass_on(self, message: messages.Message) -> None:
         """Give pynetdicom a whole message as the two values that it expects at least."""
@@ -600,6 +622,10 @@ class StoreRequest(C_STORE):
     spool: Spool | None = None
 
 
+# Judges an instance that came by C-GET in a context: the status and Error Comment of the answer.
+OnStore = Callable[[StoreRequest, PresentationContext], tuple[int, str]]
+
+
 def _store_request(message: messages.Message) -> StoreRequest:
     """pynetdicom's C-STORE primitive for a message (PS3.7 9.3.1.1)."""
     request = StoreRequest()
@@ -624,6 +650,27 @@ def _store_response(message: messages.Message) -> C_STORE:
     return response
 
 
+def _store_command(
+    message_id: int,
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    originator: tuple[str, int] | None,
+) -> bytes:
+    """The command set of a C-STORE request (PS3.7 9.3.1.1)."""
+    elements: list[tuple[int, int | str]] = [
+        (messages.AFFECTED_CLASS, sop_class_uid),
+        (messages.COMMAND_FIELD, messages.C_STORE_RQ),
+        (messages.MESSAGE_ID, message_id),
+        (messages.PRIORITY, messages.MEDIUM),
+        (messages.DATA_SET_TYPE, messages.WITH_DATA_SET),
+        (messages.AFFECTED_INSTANCE, sop_instance_uid),
+    ]
+    if originator is not None:
+        elements.append((messages.MOVE_ORIGINATOR, originator[0]))
+        elements.append((messages.MOVE_ORIGINATOR_MESSAGE_ID, originator[1]))
+    return messages.write_command(elements)
+
+
 def _response(primitive: C_STORE) -> bytes:
     """The command set of a C-STORE response (PS3.7 9.3.1.2)."""
     elements: list[tuple[int, int | str | None]] = [
@@ -636,6 +683,10 @@ def _response(primitive: C_STORE) -> bytes:
         (messages.AFFECTED_INSTANCE, primitive.AffectedSOPInstanceUID),
     ]
     return messages.write_command((tag, value) for tag, value in elements if value is not None)
+
+
+# What answers a question of ours.
+_REPLIES: Final = frozenset((messages.C_FIND_RSP, messages.C_GET_RSP, messages.C_MOVE_RSP))
 
 
 # The requests whose handlers yield `messages.Answer`s: their event, the Command Field of a response,
@@ -759,9 +810,9 @@ class PeerAssociation(Association):
         Raises Unreachable if the association ends before the answer, which leaves open whether the
         peer has the instance: sending it again is right.
         """
-        self._message_id = self._message_id % MESSAGE_IDS + 1
-        command = self._store_command(sop_class_uid, sop_instance_uid, originator)
-        response = self._asked(context_id, command, data_set)
+        with self._conversation() as message_id:
+            command = _store_command(message_id, sop_class_uid, sop_instance_uid, originator)
+            response = self._answer_to(context_id, command, data_set)
         if not isinstance(response, C_STORE) or response.Status is None:
             self.abort()
             raise Unreachable("the association ended before the answer came")
@@ -779,52 +830,98 @@ class PeerAssociation(Association):
 
         Raises Unreachable if the association ends before the answer.
         """
-        self._message_id = self._message_id % MESSAGE_IDS + 1
-        elements: list[tuple[int, int | str]] = [
-            (messages.AFFECTED_CLASS, sop_class_uid),
-            (messages.COMMAND_FIELD, messages.N_EVENT_REPORT_RQ),
-            (messages.MESSAGE_ID, self._message_id),
-            (messages.DATA_SET_TYPE, messages.WITH_DATA_SET),
-            (messages.AFFECTED_INSTANCE, sop_instance_uid),
-            (messages.EVENT_TYPE, event_type),
-        ]
-        response = self._asked(context_id, messages.write_command(elements), information)
+        with self._conversation() as message_id:
+            elements: list[tuple[int, int | str]] = [
+                (messages.AFFECTED_CLASS, sop_class_uid),
+                (messages.COMMAND_FIELD, messages.N_EVENT_REPORT_RQ),
+                (messages.MESSAGE_ID, message_id),
+                (messages.DATA_SET_TYPE, messages.WITH_DATA_SET),
+                (messages.AFFECTED_INSTANCE, sop_instance_uid),
+                (messages.EVENT_TYPE, event_type),
+            ]
+            command = messages.write_command(elements)
+            response = self._answer_to(context_id, command, information)
         if not isinstance(response, N_EVENT_REPORT) or response.Status is None:
             self.abort()
             raise Unreachable("the association ended before the answer came")
         return response.Status
 
-    def _asked(self, context_id: int, command: bytes, data_set: Buffer) -> object:
-        """Send a request as SCU, or an event report as SCP; the response, None without one."""
+    def _answer_to(self, context_id: int, command: bytes, data_set: Buffer) -> object:
+        """Send a request; its response, None without one."""
+        self.dimse.send_message(context_id, command, data_set)
+        return self.dimse.get_msg(block=True)[1]
+
+    @contextmanager
+    def _conversation(self) -> Iterator[int]:
+        """Keep what the peer says for the caller's thread; the Message ID to ask under.
+
+        Raises Unreachable where the association has ended.
+        """
+        self._message_id = self._message_id % MESSAGE_IDS + 1
         self._reactor_checkpoint.clear()
         try:
             while not self._is_paused:
                 if self._kill:  # a reactor that has ended never pauses
                     raise Unreachable("the association has ended")
                 time.sleep(PAUSE_STEP_S)
-            self.dimse.send_message(context_id, command, data_set)
-            _, response = self.dimse.get_msg(block=True)
+            yield self._message_id
         finally:
             self._reactor_checkpoint.set()
-        return response
 
-    def _store_command(
-        self, sop_class_uid: str, sop_instance_uid: str, originator: tuple[str, int] | None
-    ) -> bytes:
-        """The command set of a C-STORE request (PS3.7 9.3.1.1)."""
-        elements: list[tuple[int, int | str]] = [
-            (messages.AFFECTED_CLASS, sop_class_uid),
-            (messages.COMMAND_FIELD, messages.C_STORE_RQ),
-            (messages.MESSAGE_ID, self._message_id),
-            (messages.PRIORITY, messages.MEDIUM),
-            (messages.DATA_SET_TYPE, messages.WITH_DATA_SET),
-            (messages.AFFECTED_INSTANCE, sop_instance_uid),
-        ]
-        if originator is not None:
-            ae_title, message_id = originator
-            elements.append((messages.MOVE_ORIGINATOR, ae_title))
-            elements.append((messages.MOVE_ORIGINATOR_MESSAGE_ID, message_id))
-        return messages.write_command(elements)
+    def ask(
+        self, context_id: int, question: messages.Question, on_store: OnStore | None = None
+    ) -> Generator[messages.Reply, None, None]:
+        """Ask as SCU; each response until the last one.
+
+        What a C-GET sends on this association goes to `on_store`, which gives status and comment.
+        A caller that stops early aborts the association. Raises Unreachable if it ends before the
+        last response does.
+        """
+        is_over = False
+        with self._conversation() as message_id:
+            self.dimse.asked = (question.field | messages.RESPONSE, message_id)
+            try:
+                self.dimse.send_message(
+                    context_id, question.command(message_id), question.identifier
+                )
+                while not is_over:
+                    reply = self._next_reply(on_store)
+                    is_over = reply is not None and not is_pending(reply.status)
+                    if reply is not None:
+                        yield reply
+            finally:
+                self.dimse.asked = None
+                if not is_over:
+                    self.abort(block=False)
+
+    def _next_reply(self, on_store: OnStore | None) -> messages.Reply | None:
+        """The next response; None where an instance came instead. Raises Unreachable."""
+        context_id, message = cast("tuple[int | None, object]", self.dimse.get_msg(block=True))
+        if isinstance(message, messages.Reply):
+            return message
+        if isinstance(message, StoreRequest) and on_store is not None and context_id is not None:
+            self._take(message, context_id, on_store)
+            return None
+        raise Unreachable(self.trouble or "the association ended before the answer came")
+
+    def _take(self, request: StoreRequest, context_id: int, on_store: OnStore) -> None:
+        """Have an instance judged that came by C-GET, and answer for it."""
+        try:
+            status, comment = on_store(request, self._accepted_cx[context_id])
+        finally:
+            if request.spool is not None:
+                request.spool.close()
+        response = C_STORE()
+        response.MessageIDBeingRespondedTo = request.MessageID
+        response.AffectedSOPClassUID = request.AffectedSOPClassUID
+        response.AffectedSOPInstanceUID = request.AffectedSOPInstanceUID
+        response.Status = status
+        response.ErrorComment = comment_of(comment) or None  # type: ignore[assignment]  # it is text
+        self.dimse.send_msg(response, context_id)
+
+    def cancel(self, context_id: int) -> None:
+        """Send a C-CANCEL for what was asked last; its answers go on until the peer heeds it."""
+        self.dimse.send_message(context_id, messages.cancellation(self._message_id), None)
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
         """Hand a request to its service; C-STORE to storage, whatever its SOP class."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version as distribution_version
+from pathlib import Path
 from typing import Final
 
 from inference.registry import Registry
@@ -85,6 +86,13 @@ class Node:
         """What we show by TLS, and whom we trust."""
         dimse = self.config.dimse
         return Credentials(dimse.tls_certificate, dimse.tls_key, dimse.tls_ca)
+
+    @property
+    def spool(self) -> Path:
+        """Where what arrives waits. Its files have no names: a crash leaves none behind."""
+        folder = self.config.data / "spool"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def close(self) -> None:
         """Close every connection."""

@@ -74,7 +74,7 @@ def run_dimse(node: Node, doors: Inherited, stop: threading.Event) -> None:
         limits=DimseLimits(
             associations_max=limits.associations_max,
             idle_s=limits.association_idle_s,
-            spool=_spool(node.config),
+            spool=node.spool,
         ),
     )
     receiver.start()
@@ -84,13 +84,6 @@ def run_dimse(node: Node, doors: Inherited, stop: threading.Event) -> None:
     stop.wait()
     receiver.drain(limits.drain_s)
     receiver.stop()
-
-
-def _spool(config: Config) -> Path:
-    """The folder of what is still arriving. Its files have no names: a crash leaves none behind."""
-    folder = config.data / "spool"
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
@@ -108,7 +101,7 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
                 workitems=node.workitems,
                 echo=node.echo,
                 decoder=decoder,
-                spool=_spool(config),
+                spool=node.spool,
                 version=version(),
                 trusted_proxies=networks(config.http.trusted_proxies),
             )
