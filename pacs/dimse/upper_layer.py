@@ -175,11 +175,16 @@ class Wire(AssociationSocket):
         return self._ready.wait(TICK_S) and self._is_connected
 
     def wait(self, event: int, until: float) -> bool:
-        """Sleep until the socket is ready for event or the moment `until` comes."""
-        if self.socket is None:
-            raise EOFError
+        """Sleep until the socket is ready for event or the moment `until` comes.
+
+        Raises EOFError for a socket that was closed meanwhile, as another thread may.
+        """
+        connection = self._connection()
         poll = select.poll()  # unlike select, it does not stop at descriptor 1,023
-        poll.register(self.socket, event)
+        try:
+            poll.register(connection, event)
+        except ValueError:
+            raise EOFError from None
         return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
 
     def greet(self, until: float) -> None:
@@ -191,15 +196,18 @@ class Wire(AssociationSocket):
 
     def receive_into(self, buffer: memoryview) -> int:
         """Read some of what has come; 0 at the end. Raises BlockingIOError if nothing has."""
-        if self.socket is None:
-            raise EOFError
-        return self.socket.recv_into(buffer)
+        return self._connection().recv_into(buffer)
 
     def transmit(self, data: memoryview) -> int:
         """Write some; how much. Raises BlockingIOError if nothing can be written now."""
-        if self.socket is None:
+        return self._connection().send(data)
+
+    def _connection(self) -> socket.socket:
+        """The socket, unless it was closed. Raises EOFError."""
+        connection = self.socket
+        if connection is None:
             raise EOFError
-        return self.socket.send(data)
+        return connection
 
     def part(self) -> None:
         """Say that nothing more will come, where the transport has words for it."""
@@ -216,8 +224,7 @@ class Wire(AssociationSocket):
             if count == 0:
                 raise EOFError
             buffer = buffer[count:]
-            if self.socket is not None:
-                acknowledge(self.socket)
+            acknowledge(self._connection())
             if buffer and time.monotonic() > until:
                 raise TimeoutError
 
@@ -283,11 +290,10 @@ class Wire(AssociationSocket):
         """
         until = time.monotonic() + LINGER_S
         self.part()
-        with suppress(OSError):  # a peer that closed first did what we wait for
-            if self.socket is not None:
-                self.socket.shutdown(socket.SHUT_WR)
-            while self.socket is not None and self.wait(select.POLLIN, until):
-                if not self.socket.recv(_DISCARD_BYTES) or time.monotonic() > until:
+        with suppress(OSError, EOFError):  # who closed first, peer or we, did what we wait for
+            self._connection().shutdown(socket.SHUT_WR)
+            while self.wait(select.POLLIN, until):
+                if not self._connection().recv(_DISCARD_BYTES) or time.monotonic() > until:
                     break
         self.close()
 
@@ -925,6 +931,8 @@ class PeerAssociation(Association):
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
         """Hand a request to its service; C-STORE to storage, whatever its SOP class."""
+        if isinstance(cast(object, msg), messages.Reply):
+            return  # it answers a question that its asker has given up
         self.is_serving = True
         try:
             if isinstance(msg, C_STORE) and self.is_acceptor:
