@@ -63,6 +63,7 @@ PRIVATE_STORAGE: Final = frozenset(
     }
 )
 
+ROOM_S: Final = 2.0  # the store is asked whether it has room at most so often
 DRAIN_QUIET_S: Final = 1.0  # while draining, an association that is silent for so long is aborted
 DRAIN_STEP_S: Final = 0.05
 
@@ -152,6 +153,28 @@ def by_sop_class(event: evt.Event, handlers: Mapping[str, Handler], otherwise: H
     return handlers.get(str(event.context.abstract_syntax), otherwise)(event)
 
 
+class Room:
+    """Whether the store takes objects, asked now and then."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+        self._asked_at = -ROOM_S
+        self._is_left = True
+
+    def is_left(self) -> bool:
+        """Whether there was room when the store was last asked."""
+        now = time.monotonic()
+        if now - self._asked_at >= ROOM_S:
+            self._asked_at = now
+            try:
+                self._check()
+                self._is_left = True
+            except Unavailable as error:
+                log.warning("nothing can be stored now: %s", error)
+                self._is_left = False
+        return self._is_left
+
+
 class Receiver:
     """The DIMSE service of one archive on one port, and on a second one by TLS where that is asked.
 
@@ -180,6 +203,8 @@ class Receiver:
         self._peers = peers
         self._private_sop_class_uids = private_sop_class_uids
         self._is_draining = False
+        self._limits = limits
+        self._room = Room(archive.objects.check)
         self._decoder = Decoder()
         retriever = Retriever(archive, self._decoder, peers, self.ae_title, credentials)
         handlers: list[evt.EventHandlerType] = [
@@ -277,7 +302,9 @@ class Receiver:
             ae_title=self.ae_title,
             is_draining=self._is_draining,
             is_over_the_cap=association.is_over_the_cap,
-        ) or self._recognise(association, request)
+        )
+        refusal = refusal or self._recognise(association, request)
+        refusal = refusal or self._congestion(association, request)
         if refusal is None:
             association.acceptor.supported_contexts = supported(
                 request.presentation_context_definition_list,
@@ -310,6 +337,23 @@ class Receiver:
             log.warning("a caller cannot be recognised now: %s", error)
             return TEMPORARY_CONGESTION
         return None
+
+    def _congestion(self, association: PeerAssociation, request: A_ASSOCIATE) -> Rejection | None:
+        """Why an association has to wait: too many of its AE title, or nothing can be stored now.
+
+        Whoever proposes more than storage is let in, since queries go on while the disk is full.
+        """
+        name = association.actor.name
+        if self._held_by(name) > self._limits.associations_per_ae_max:
+            return LOCAL_LIMIT_EXCEEDED
+        only_storage = all(
+            is_storage(str(context.abstract_syntax), self._private_sop_class_uids)
+            for context in request.presentation_context_definition_list
+        )
+        return TEMPORARY_CONGESTION if only_storage and not self._room.is_left() else None
+
+    def _held_by(self, ae_title: str) -> int:
+        return sum(one.actor is not NOBODY and one.actor.name == ae_title for one in self._active)
 
     def _on_end(self, association: PeerAssociation) -> None:
         """Note what ended a peer's association before its time."""

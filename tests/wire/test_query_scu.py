@@ -35,7 +35,9 @@ def holding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             started.archive.store(make.SCANNER, make.incoming(made))
         made = make.data_set(3, study_instance_uid=STUDY)
         started.archive.store(make.SCANNER, make.incoming(made, make.DEFLATED))
-        started.archive.store(make.SCANNER, make.incoming(instance(patient_id="P-2", patient_name="Phantom^Two")))
+        started.archive.store(
+            make.SCANNER, make.incoming(instance(patient_id="P-2", patient_name="Phantom^Two"))
+        )
         yield started
 
 
