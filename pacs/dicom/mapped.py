@@ -19,7 +19,8 @@ _DONTNEED: Final = getattr(mmap, "MADV_DONTNEED", None)
 def forget(view: memoryview) -> None:
     """Give back the pages of the file that view is mapped from; nothing for any other buffer.
 
-    A mapping that may be written is left alone, since a private one would lose what was written.
+    A mapping that may be written is left alone: a private one would lose what was written, and one
+    of no file everything.
     """
     mapping = view.obj
     if isinstance(mapping, mmap.mmap) and view.readonly and _DONTNEED is not None:

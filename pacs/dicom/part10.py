@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from mmap import mmap
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Final, NamedTuple
 
 from pydicom import charset
@@ -32,6 +32,7 @@ ELEMENTS_MAX: Final = 1_000_000  # elements of one data set at all depths; more 
 INFLATED_BYTES_MAX: Final = 1 << 30  # a deflated data set that grows beyond this is refused
 INFLATION_RATIO_MAX: Final = 200  # and so is one that grows by more than this factor ...
 INFLATION_FREE_BYTES: Final = 32 << 20  # ... beyond this size, which any data set may reach
+INFLATION_STEP_BYTES: Final = 256 << 10  # inflated at a time
 META_BYTES_MAX: Final = 1 << 20  # a longer file meta group is refused
 TEXT_BYTES_MAX: Final = 64 << 10  # of a value that is read as text; what is beyond is not read
 
@@ -135,20 +136,42 @@ def decoded(raw: bytes, encodings: list[str]) -> str:
 
 
 def inflate(data: Buffer) -> memoryview:
-    """A deflated data set inflated (PS3.5 A.5), never beyond the limits. Raises BadObject."""
-    allowed = min(
-        INFLATED_BYTES_MAX, max(INFLATION_FREE_BYTES, INFLATION_RATIO_MAX * len(memoryview(data)))
-    )
+    """A deflated data set inflated (PS3.5 A.5), never beyond the limits. Raises BadObject.
+
+    It grows into a mapping of its own, page by page, so that its memory goes back to the system
+    with it; the allocator would keep much of what a bomb made it take.
+    """
+    source = memoryview(data)
+    allowed = min(INFLATED_BYTES_MAX, max(INFLATION_FREE_BYTES, INFLATION_RATIO_MAX * len(source)))
+    room = mmap(-1, allowed, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    size = 0
+    try:
+        for piece in _inflated(source):
+            if size + len(piece) > allowed:
+                raise BadObject("the data set inflates beyond the limit", bytes_max=allowed)
+            room[size : size + len(piece)] = piece
+            size += len(piece)
+    except BadObject:
+        room.close()
+        raise
+    return memoryview(room)[:size]
+
+
+def _inflated(source: memoryview) -> Iterator[bytes]:
+    """The inflated data set in pieces. Raises BadObject."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = inflater.decompress(data, allowed)
+        for start in range(0, len(source), INFLATION_STEP_BYTES):
+            rest: Buffer = source[start : start + INFLATION_STEP_BYTES]
+            while rest and not inflater.eof:
+                yield inflater.decompress(rest, INFLATION_STEP_BYTES)
+                rest = inflater.unconsumed_tail
+        while not inflater.eof and (piece := inflater.decompress(b"", INFLATION_STEP_BYTES)):
+            yield piece
     except zlib.error as error:
         raise BadObject("the deflated data set cannot be inflated") from error
-    if inflater.unconsumed_tail:
-        raise BadObject("the deflated data set inflates beyond the limit", bytes_max=allowed)
     if not inflater.eof:
         raise BadObject("the deflated data set is cut off")
-    return memoryview(inflated)
 
 
 def scan(data_set: Buffer, transfer_syntax_uid: str) -> Scan:
