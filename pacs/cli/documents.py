@@ -17,7 +17,9 @@ from pacs.config import Config, known_keys
 from pacs.decode.syntaxes import DECODERS, NATIVE
 from pacs.dicom import part10
 from pacs.dicom.attributes import INDEXED, Level
+from pacs.dimse import messages
 from pacs.dimse.status import FIND, RETRIEVE, STORE
+from pacs.dimse.upper_layer import DimseLimits
 from pacs.errors import NodeError
 from pacs.workitems import Status
 from web.dicomweb.store import FAILURE_REASON
@@ -123,6 +125,8 @@ def _limits() -> str:
             "refused (C000)",
         ),
         ("Bytes of a file meta group", part10.META_BYTES_MAX, "refused (C000)"),
+        ("Bytes of a data set by C-STORE", DimseLimits().data_set_bytes_max, "refused (A700)"),
+        ("Bytes of any other data set by DIMSE", messages.OTHER_BYTES_MAX, "A-ABORT"),
     )
     return table(("What", "Limit", "Beyond it"), rows)
 

@@ -130,6 +130,9 @@ def _show(found: Matches, columns: Sequence[str], json: bool) -> None:
         )
         return
     shown = table(*columns)
+    for column in shown.columns:
+        column.no_wrap = str(column.header).endswith("UID")  # it is there to be copied
+        column.overflow = "fold"
     for row in found.rows:
         shown.add_row(*(_printable(row.get(column, "")) for column in columns))
     out.print(shown)

@@ -24,7 +24,7 @@ from pacs.dicom import uids
 from pacs.dicom.attributes import UNIQUE_KEY, Level
 from pacs.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from pacs.dimse.handlers import received
-from pacs.dimse.identifiers import Element, read_identifier, write_identifier
+from pacs.dimse.identifiers import UTF_8, Element, read_identifier, write_identifier
 from pacs.dimse.messages import (
     C_FIND_RQ,
     C_GET_RQ,
@@ -155,7 +155,7 @@ def _asking(peer: Peer) -> Iterator[PeerAssociation]:
 def _found(association: PeerAssociation, elements: Sequence[Element], matches_max: int) -> Matches:
     """The answers to one C-FIND. Raises Unreachable, Refused, Exhausted."""
     context_id, syntax = _context(association, STUDY_ROOT_FIND)
-    identifier = write_identifier(elements, syntax)
+    identifier = write_identifier(elements, syntax, UTF_8)
     question = Question(C_FIND_RQ, STUDY_ROOT_FIND, identifier)
     return _matches(association, context_id, question, syntax, matches_max)
 
@@ -310,7 +310,7 @@ def _retrieve(
 ) -> None:
     """Ask, and follow what is told until the end; how it ended stands in the taker's result."""
     context_id, syntax = _context(association, sop_class_uid)
-    identifier = write_identifier(_elements(taker.level, taker.keys), syntax)
+    identifier = write_identifier(_elements(taker.level, taker.keys), syntax, UTF_8)
     question = Question(request, sop_class_uid, identifier, destination)
     on_store = taker.take if request == C_GET_RQ else None
     result = taker.result
