@@ -63,7 +63,7 @@ PRIVATE_STORAGE: Final = frozenset(
     }
 )
 
-ROOM_S: Final = 2.0  # the store is asked whether it has room at most so often
+ROOM_S: Final = 2.0  # a store that has room is asked again after so long
 DRAIN_QUIET_S: Final = 1.0  # while draining, an association that is silent for so long is aborted
 DRAIN_STEP_S: Final = 0.05
 
@@ -154,25 +154,24 @@ def by_sop_class(event: evt.Event, handlers: Mapping[str, Handler], otherwise: H
 
 
 class Room:
-    """Whether the store takes objects, asked now and then."""
+    """Whether the store takes objects. What it says counts for a while, unless it is no."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
-        self._asked_at = -ROOM_S
-        self._is_left = True
+        self._left_until = 0.0
 
     def is_left(self) -> bool:
         """Whether there was room when the store was last asked."""
         now = time.monotonic()
-        if now - self._asked_at >= ROOM_S:
-            self._asked_at = now
-            try:
-                self._check()
-                self._is_left = True
-            except Unavailable as error:
-                log.warning("nothing can be stored now: %s", error)
-                self._is_left = False
-        return self._is_left
+        if now < self._left_until:
+            return True
+        try:
+            self._check()
+        except Unavailable as error:
+            log.warning("nothing can be stored now: %s", error)
+            return False
+        self._left_until = now + ROOM_S
+        return True
 
 
 class Receiver:

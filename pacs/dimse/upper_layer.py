@@ -117,7 +117,7 @@ class DimseLimits:
 
     associations_max: int = 64  # further requests: A-ASSOCIATE-RJ 2,3,2
     associations_per_address_max: int = 64  # the same, counted for one network address
-    associations_per_ae_max: int = 64  # the same, counted for one calling AE title
+    associations_per_ae_max: int = 64  # the same, by each receiver for one calling AE title
     pdu_bytes_max: int = 131_072  # offered to the peer; a longer P-DATA-TF: A-ABORT
     associate_pdu_bytes_max: int = 1 << 20  # a longer A-ASSOCIATE: A-ABORT
     data_set_bytes_max: int = 8 << 30  # a longer data set: A700

@@ -548,16 +548,18 @@ def rejected(running: Node, *contexts: Context) -> tuple[int, ...] | None:
     return tuple(body[1:]) if kind == REJECT else None
 
 
-def test_the_store_is_asked_for_room_now_and_then_only() -> None:
+def test_a_store_with_room_is_asked_now_and_then_and_a_full_one_each_time() -> None:
     asked = []
 
     def full() -> None:
         asked.append(1)
         raise Exhausted("full")
 
+    room = Room(lambda: asked.append(2))
+    assert [room.is_left() for _ in range(5)] == [True] * 5
     room = Room(full)
     assert [room.is_left() for _ in range(5)] == [False] * 5
-    assert len(asked) == 1
+    assert (asked.count(2), asked.count(1)) == (1, 5)
 
 
 # soak and fuzz
