@@ -12,7 +12,18 @@ from typing import Annotated, Final
 import click
 import typer
 
-from pacs.cli import deliveries, demo, models, peers, retrieve, rules, serve, settings, transfer, upkeep
+from pacs.cli import (
+    deliveries,
+    demo,
+    models,
+    peers,
+    retrieve,
+    rules,
+    serve,
+    settings,
+    transfer,
+    upkeep,
+)
 from pacs.cli.shared import say
 from pacs.errors import BadQuery, NodeError
 

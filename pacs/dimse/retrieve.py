@@ -16,8 +16,7 @@ from typing import Final, cast
 from pynetdicom.dimse_primitives import C_MOVE
 from pynetdicom.events import Event
 
-from pacs.archive import Archive, Held
-from pacs.decode import Decoder
+from pacs.archive import Held
 from pacs.dicom.attributes import UNIQUE_KEY, Level
 from pacs.dicom.matching import Query, UidList
 from pacs.dimse import scu
@@ -26,7 +25,7 @@ from pacs.dimse.identifiers import write_identifier
 from pacs.dimse.messages import COUNT_MAX, Answer, Counts
 from pacs.dimse.query import Request, is_single, keys_of, level_of, model_of
 from pacs.dimse.scu import WARNINGS
-from pacs.dimse.sending import PROGRESS_S, Batch, Line, batches_to
+from pacs.dimse.sending import PROGRESS_S, Batch, Line, Supply, batches_to
 from pacs.dimse.status import (
     ALL_FAILED,
     CANCELLED,
@@ -121,8 +120,7 @@ class Tally:
 class Retriever:
     """What serves C-GET and C-MOVE of one archive."""
 
-    archive: Archive
-    decoder: Decoder
+    supply: Supply
     peers: Peers
     ae_title: str
     credentials: Credentials
@@ -136,7 +134,7 @@ class Retriever:
             yield refusal(error)
             return
         lines = [OwnLine(request.association)]
-        batch = Batch(self.archive, self.decoder, selected, lines)
+        batch = Batch(self.supply, selected, lines)
         yield from self._report(request, len(selected), iter([batch]) if selected else iter([]))
 
     def on_c_move(self, event: Event) -> Generator[Answer, None, None]:
@@ -154,7 +152,7 @@ class Retriever:
             return
         originator = (actor_of(event).name, request.message_id)
         called = scu.Peer.listed(destination, self.ae_title, self.credentials)
-        to_send = batches_to(called, self.archive, self.decoder, selected, originator)
+        to_send = batches_to(called, self.supply, selected, originator)
         yield from self._report(request, len(selected), to_send, title)
 
     def _destination(self, ae_title: str) -> Peer:
@@ -173,7 +171,7 @@ class Retriever:
         if not is_single(named) and not isinstance(named, UidList):
             raise Mismatch(f"{UNIQUE_KEY[level].keyword} is missing or names nothing in particular")
         query = Query(Level.INSTANCE, keys)
-        return self.archive.select(actor_of(event), query, destination=destination)
+        return self.supply.archive.select(actor_of(event), query, destination=destination)
 
     def _report(
         self, request: Request, total: int, to_send: Iterator[Batch], destination: str = ""

@@ -25,6 +25,7 @@ from pacs.dimse.entity import VERIFICATION, application_entity
 from pacs.dimse.handlers import on_c_echo, on_c_store
 from pacs.dimse.query import ROOTS, on_c_find, on_extended_negotiation
 from pacs.dimse.retrieve import Retriever
+from pacs.dimse.sending import Supply
 from pacs.dimse.tls import Credentials, SecureWire, TlsPort
 from pacs.dimse.upper_layer import NOBODY, DimseLimits, Listener, PeerAssociation, Wire
 from pacs.dimse.workitems import SERVED, WorkitemHandlers
@@ -205,7 +206,8 @@ class Receiver:
         self._limits = limits
         self._room = Room(archive.objects.check)
         self._decoder = Decoder()
-        retriever = Retriever(archive, self._decoder, peers, self.ae_title, credentials)
+        supply = Supply(archive, self._decoder, limits.spool)
+        retriever = Retriever(supply, peers, self.ae_title, credentials)
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_C_ECHO, on_c_echo),

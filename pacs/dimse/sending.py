@@ -13,7 +13,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from pacs.archive import Archive, Held
@@ -30,6 +32,7 @@ from pacs.dimse.messages import CONTEXTS_MAX
 from pacs.dimse.scu import NothingAccepted
 from pacs.dimse.upper_layer import PeerAssociation
 from pacs.errors import NodeError, Refused, Unavailable, Unreachable
+from pacs.store.spool import Spool
 
 PROGRESS_S: Final = 0.5  # how often who waits hears how far we are; a requestor expects each second
 READ_AHEAD_MAX: Final = 10  # instances in memory besides those being sent
@@ -110,17 +113,38 @@ def leaving_as(held: Held, accepted: Accepted) -> str:
     raise Refused("the other side takes no transfer syntax that this instance can leave in")
 
 
-def data_set_in(archive: Archive, decoder: Decoder, held: Held, syntax: str) -> Buffer:
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Where instances to be sent come from; `spool` is the folder of long files on their way."""
+
+    archive: Archive
+    decoder: Decoder
+    spool: Path | None = None  # None: the system's
+
+
+def data_set_in(supply: Supply, held: Held, syntax: str) -> Buffer:
     """The data set of an instance in a transfer syntax. Raises what reading and decoding raise.
 
-    The file is read whole and checked against its digest before a byte of it leaves.
+    The file is read whole and checked against its digest before a byte of it leaves; a long one
+    waits in a nameless file meanwhile.
     """
-    file = archive.read(held)
     if syntax == held.transfer_syntax_uid:
-        return memoryview(file)[held.data_set_offset :]
+        return memoryview(_spooled(supply, held))[held.data_set_offset :]
+    file, decoder = supply.archive.read(held), supply.decoder
     if syntax == EXPLICIT_VR_LITTLE_ENDIAN:
         return read_part10(decoder.explicit_little_endian(file)).data_set
     return read_part10(decoder.implicit_little_endian(file)).data_set
+
+
+def _spooled(supply: Supply, held: Held) -> Buffer:
+    """A stored file, in memory or mapped. Raises Corrupt, Exhausted, Missing, Unreachable."""
+    spool = Spool(held.size_bytes, supply.spool)
+    try:
+        for chunk in supply.archive.chunks(held):
+            spool.add(chunk)
+        return spool.buffer()
+    finally:
+        spool.close()
 
 
 def batches(selected: Sequence[Held]) -> Iterator[tuple[list[Context], list[Held]]]:
@@ -149,11 +173,8 @@ def _kind(held: Held) -> tuple[str, str]:
 class Batch:
     """Instances on their way, down one line or two. Its threads end when the lines do."""
 
-    def __init__(
-        self, archive: Archive, decoder: Decoder, instances: Sequence[Held], lines: Sequence[Line]
-    ) -> None:
-        self._archive = archive
-        self._decoder = decoder
+    def __init__(self, supply: Supply, instances: Sequence[Held], lines: Sequence[Line]) -> None:
+        self._supply = supply
         self._waiting = deque(instances)
         self._lines = lines
         self._is_stopped = threading.Event()
@@ -247,7 +268,7 @@ class Batch:
                 impossible = Outcome(held.sop_instance_uid, None, error.message, Fate.IMPOSSIBLE)
                 self._outcomes.put(impossible)
                 continue
-            reading = reader.submit(data_set_in, self._archive, self._decoder, held, syntax)
+            reading = reader.submit(data_set_in, self._supply, held, syntax)
             window.append((held, syntax, reading))
 
     def _sent(self, line: Line, held: Held, syntax: str, reading: Future[Buffer]) -> Outcome:
@@ -269,8 +290,7 @@ class Batch:
 
 def batches_to(
     called: scu.Peer,
-    archive: Archive,
-    decoder: Decoder,
+    supply: Supply,
     selected: Sequence[Held],
     originator: tuple[str, int] | None = None,
 ) -> Iterator[Batch]:
@@ -283,7 +303,7 @@ def batches_to(
             Line(partial(scu.associated, called, contexts), originator)
             for _ in range(LINES_MAX if len(instances) >= SECOND_LINE_INSTANCES else 1)
         ]
-        yield Batch(archive, decoder, instances, lines)
+        yield Batch(supply, instances, lines)
 
 
 def sent(batches: Iterator[Batch], halt: threading.Event) -> Generator[Outcome | None, None, None]:

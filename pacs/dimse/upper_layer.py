@@ -21,7 +21,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -59,6 +59,7 @@ from pynetdicom.transport import (
 )
 
 from pacs.access import Actor
+from pacs.dicom.mapped import WINDOW_BYTES, forget
 from pacs.dicom.part10 import Buffer
 from pacs.dimse import messages, reasons
 from pacs.dimse.doors import Door
@@ -621,6 +622,8 @@ class Messages(DIMSEServiceProvider):
             is_last = end == len(view)
             pieces = messages.data_pdus(context_id, kind, view[start:end], step, is_last=is_last)
             layer.send_data(pieces)
+            if len(view) > WINDOW_BYTES:
+                forget(view)
 
 
 class StoreRequest(C_STORE):

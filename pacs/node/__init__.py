@@ -77,7 +77,8 @@ class Node:
             archive: Archive, peer: Peer, held: Sequence[Held], halt: threading.Event
         ) -> Generator[Outcome | None, None, None]:
             called = scu.Peer.listed(peer, self.config.dimse.aet, self.credentials)
-            return sending.sent(sending.batches_to(called, archive, decoder, held), halt)
+            supply = sending.Supply(archive, decoder, self.spool)
+            return sending.sent(sending.batches_to(called, supply, held), halt)
 
         return send
 
