@@ -170,7 +170,8 @@ def get(
         if move_to:
             found = query_scu.move(called, scope, move_to, tell=tell)
         elif to is not None:
-            found = query_scu.get(called, scope, Folder(to).keep, tell=tell)
+            folder = Folder(to)
+            found = query_scu.get(called, scope, folder.keep, tell=tell, spool=folder.path)
         else:
             with opened(data, config) as node:
                 found = _into_archive(node, called, scope, tell)

@@ -111,6 +111,18 @@ def test_a_study_is_fetched_from_one_archive_into_another(holding: Node, tmp_pat
         assert len(own.instances(STUDY)) == 3
 
 
+def test_a_long_instance_is_fetched_through_files_bit_for_bit(tmp_path: Path) -> None:
+    made = instance()
+    made.PixelData = os.urandom(20 << 20)
+    folder = Folder(tmp_path / "out")
+    with node(tmp_path) as far:
+        far.archive.store(make.SCANNER, make.incoming(made))
+        scope = Scope(made.StudyInstanceUID)
+        assert get(asking(far), scope, folder.keep, spool=folder.path).is_whole
+    (path,) = files_in(folder.path)
+    assert read_part10(path.read_bytes()).data_set == make.data_set_bytes(made)
+
+
 def test_one_instance_is_fetched_alone(holding: Node, tmp_path: Path) -> None:
     wanted = holding.instances(STUDY)[1]
     scope = Scope(STUDY, wanted.series_instance_uid, wanted.sop_instance_uid)
