@@ -32,7 +32,7 @@ from pacs.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDI
 from pacs.dimse import scu
 from pacs.dimse.handlers import actor_of, answer
 from pacs.dimse.identifiers import LATIN_1, Identifier, read_identifier
-from pacs.dimse.messages import Answer, Spool
+from pacs.dimse.messages import Answer
 from pacs.dimse.query import Request, refusal
 from pacs.dimse.status import (
     CANCELLED,
@@ -252,8 +252,6 @@ def _attributes(event: Event, encoded: BytesIO | None) -> JsonModel:
 
 
 def _encoded(data_set: BytesIO | None) -> Buffer:
-    if isinstance(data_set, Spool) and data_set.overflowed:
-        raise Exhausted("the data set is larger than this node takes")
     return b"" if data_set is None else data_set.getbuffer()
 
 
