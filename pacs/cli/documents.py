@@ -14,7 +14,7 @@ from typing import Final
 from pydicom.uid import UID
 
 from pacs.config import Config, known_keys
-from pacs.decode.syntaxes import DECODERS, NATIVE
+from pacs.decode.syntaxes import DECODERS, ENCODABLE, ENCODERS, NATIVE
 from pacs.dicom import part10
 from pacs.dicom.attributes import INDEXED, Level
 from pacs.dimse import messages
@@ -88,9 +88,12 @@ def _workitem_statuses() -> str:
 
 
 def _decoders() -> str:
-    native = ((uid, UID(uid).name, "no codec needed") for uid in sorted(NATIVE))
-    coded = ((uid, UID(uid).name, library) for uid, library in DECODERS.items())
-    return table(("Transfer syntax", "Name", "Decoded by"), (*native, *coded))
+    native = ((uid, "no codec needed") for uid in sorted(NATIVE))
+    rows = (
+        (uid, UID(uid).name, decoder, ENCODERS.get(uid, "pacs" if uid in ENCODABLE else "–"))
+        for uid, decoder in (*native, *DECODERS.items())
+    )
+    return table(("Transfer syntax", "Name", "Decoded by", "Made by"), rows)
 
 
 def _settings() -> str:

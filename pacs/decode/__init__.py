@@ -1,34 +1,33 @@
-"""Decoding compressed pixel data in child processes that may break alone.
+"""Decoding, encoding and rendering pixel data in child processes that may break alone.
 
 Codecs read hostile bytes in native code. So a `Decoder` keeps a few warm children; a frame goes
-there through a socket and comes back as native samples. A child that crashes, hangs or grows is
-killed and replaced, its request fails with a clear error, and the next one works. What needs no
-codec (native syntaxes, the data set around the pixels) is done here, in the caller's process.
+there through a socket and comes back as native samples, compressed anew, or as a picture. A child
+that crashes, hangs or grows is killed and replaced, its request fails with a clear error, and the
+next one works. What needs no codec (native syntaxes, the data set around the pixels) is done here,
+in the caller's process.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import threading
-import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from queue import Empty, LifoQueue
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 
-from pacs.decode import wire
-from pacs.decode.explicit import Transcoder, element, implicit_element, swapped
+from pacs.decode.explicit import Transcoder, element, encapsulated, implicit_element, swapped
 from pacs.decode.image import BITS_ALLOCATED, ImagePixel
-from pacs.decode.syntaxes import DECODABLE, DECODERS, NATIVE
+from pacs.decode.pool import Child, Overtaxed
+from pacs.decode.rendering import GIF, Rendering
+from pacs.decode.syntaxes import DECODABLE, DECODERS, ENCODABLE, ENCODERS, NATIVE
 from pacs.dicom.frames import frame_table
 from pacs.dicom.part10 import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -41,7 +40,17 @@ from pacs.dicom.part10 import (
 )
 from pacs.errors import BadObject, Exhausted, Refused
 
-__all__ = ["DECODABLE", "DECODERS", "Decoded", "Decoder", "ImagePixel"]
+__all__ = [
+    "DECODABLE",
+    "DECODERS",
+    "ENCODABLE",
+    "ENCODERS",
+    "Decoded",
+    "Decoder",
+    "ImagePixel",
+    "Overtaxed",
+    "Rendering",
+]
 
 BATCH_BYTES_MAX: Final = (
     1 << 26
@@ -49,20 +58,20 @@ BATCH_BYTES_MAX: Final = (
 ENCODED_BYTES_MAX: Final = 1 << 30  # a longer compressed frame is refused
 DECODED_BYTES_MAX: Final = 1 << 31  # an object that would be larger when decoded is refused
 MEMORY_BYTES_MAX: Final = 3 << 30  # address space of one child; beyond it, its allocations fail
-REQUESTS_MAX: Final = 2_000  # after so many a child is replaced, so that a codec's leak stays small
 WAIT_S_MAX: Final = 30.0  # how long a request waits for a free child before it is turned away
 
-PHOTOMETRIC_INTERPRETATION: Final = 0x00280004
+ENCODED_OVERHEAD_BYTES_MAX: Final = 1 << 16  # what a frame's headers may add to twice its size
+PICTURE_BYTES_MAX: Final = 1 << 27  # a longer rendered picture is not believed
 
-# What a child gets of our environment: enough to load libraries, none of our secrets.
-_ENVIRONMENT: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+PHOTOMETRIC_INTERPRETATION: Final = 0x00280004
+PLANAR_CONFIGURATION: Final = 0x00280006
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Native frames, little endian, in the layout that `image` tells.
+    """Frames in the layout that `image` tells: native and little endian, or compressed anew.
 
-    Only `image.photometric_interpretation` can differ from what was asked with.
+    Of native ones only `image.photometric_interpretation` can differ from what was asked with.
     """
 
     frames: list[bytes]
@@ -88,7 +97,7 @@ class Decoder:
         self._memory_bytes_max = memory_bytes_max
         self._closed = threading.Event()
         # Last in, first out: a quiet node keeps one warm child and never starts the others.
-        self._free: LifoQueue[_Child | None] = LifoQueue()
+        self._free: LifoQueue[Child | None] = LifoQueue()
         self._children_max = children_max
         for _ in range(children_max):
             self._free.put(None)
@@ -134,18 +143,79 @@ class Decoder:
             return Decoded([_native(image, transfer_syntax_uid, raw) for raw in encoded], image)
         _check_sizes(image, encoded)
         frames: list[bytes] = []
-        photometric_interpretation = image.photometric_interpretation
-        per_batch = max(1, BATCH_BYTES_MAX // image.frame_bytes)
-        for first in range(0, len(encoded), per_batch):
-            batch = encoded[first : first + per_batch]
+        interpretation = image.photometric_interpretation
+        request = {
+            "task": "decode",
+            "image": asdict(image),
+            "transfer_syntax_uid": transfer_syntax_uid,
+        }
+        for batch in _batches(image, encoded):
             with self._child() as child:
-                decoded, photometric_interpretation = child.decode(
-                    image, transfer_syntax_uid, batch
-                )
+                answer, decoded = child.ask(request, batch, image.frame_bytes * len(batch))
+                if [len(frame) for frame in decoded] != [image.frame_bytes] * len(batch):
+                    child.distrust()
+                    raise BadObject("a decoded frame has another size than its data set says")
             frames += decoded
-        return Decoded(
-            frames, replace(image, photometric_interpretation=photometric_interpretation)
-        )
+            interpretation = str(answer.get("photometric_interpretation"))
+        return Decoded(frames, replace(image, photometric_interpretation=interpretation))
+
+    def encoded(
+        self, image: ImagePixel, transfer_syntax_uid: str, native: Sequence[bytes]
+    ) -> Decoded:
+        """Native frames, little endian, compressed without loss.
+
+        The image that comes back tells what the data set must say of them. Raises BadObject for
+        frames that this syntax cannot hold or not hold without loss, Exhausted at a limit, Refused
+        for a transfer syntax that is not in ENCODERS.
+        """
+        if transfer_syntax_uid not in ENCODERS:
+            raise Refused(
+                "no encoder for this transfer syntax", transfer_syntax_uid=transfer_syntax_uid
+            )
+        if any(len(frame) != image.frame_bytes for frame in native):
+            raise BadObject("a frame has another size than its data set says")
+        _check_sizes(image, native)
+        frames: list[bytes] = []
+        request = {
+            "task": "encode",
+            "image": asdict(image),
+            "transfer_syntax_uid": transfer_syntax_uid,
+        }
+        for batch in _batches(image, native):
+            bytes_max = (2 * image.frame_bytes + ENCODED_OVERHEAD_BYTES_MAX) * len(batch)
+            with self._child() as child:
+                _, encoded = child.ask(request, batch, bytes_max)
+                if len(encoded) != len(batch):
+                    child.distrust()
+                    raise BadObject("a frame was lost while it was encoded")
+            frames += encoded
+        return Decoded(frames, image.encoded_as(transfer_syntax_uid))
+
+    def rendered(
+        self, asked: Rendering, header: bytes, frames: Sequence[bytes], state: bytes | None = None
+    ) -> list[bytes]:
+        """Pictures of frames of one image: one each, or all in one where the form can move.
+
+        `header` is the data set up to its pixel data, inflated; frames lie as they are stored.
+        `state` is the data set of a presentation state in Explicit VR Little Endian. Raises
+        BadObject for what cannot be rendered, Exhausted at a limit, Refused for a transfer syntax
+        that is not in DECODABLE.
+        """
+        if asked.transfer_syntax_uid not in DECODABLE:
+            raise Refused(
+                "no decoder for this transfer syntax",
+                transfer_syntax_uid=asked.transfer_syntax_uid,
+            )
+        asked = replace(asked, has_state=state is not None)
+        parts = [header, *([state] if state is not None else []), *frames]
+        expected = 1 if asked.media_type == GIF else len(frames)
+        with self._child() as child:
+            request = {"task": "render", **asked.request()}
+            _, pictures = child.ask(request, parts, PICTURE_BYTES_MAX * expected)
+            if len(pictures) != expected:
+                child.distrust()
+                raise BadObject("a picture was lost while it was drawn")
+        return pictures
 
     def explicit_little_endian(self, part10: Buffer) -> bytes:
         """A Part 10 file as Explicit VR Little Endian: decompressed, never compressed anew.
@@ -165,6 +235,51 @@ class Decoder:
             transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
         )
         return meta + b"".join(elements[tag] for tag in sorted(elements))
+
+    def transcoded(self, part10: Buffer, transfer_syntax_uid: str) -> bytes:
+        """A Part 10 file in any transfer syntax of ENCODABLE, every pixel as it was.
+
+        Raises as `explicit_little_endian` does, and BadObject where `encoded` does.
+        """
+        if read_part10(part10).transfer_syntax_uid == transfer_syntax_uid:
+            return bytes(part10)
+        native = self.explicit_little_endian(part10)
+        if transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
+            return native
+        taken = read_part10(native)
+        meta = preamble_and_meta(
+            sop_class_uid=taken.sop_class_uid,
+            sop_instance_uid=taken.sop_instance_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+        )
+        if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+            return meta + deflater.compress(taken.data_set) + deflater.flush()
+        walked = scan(taken.data_set, EXPLICIT_VR_LITTLE_ENDIAN)
+        elements = dict(Transcoder(walked, EXPLICIT_VR_LITTLE_ENDIAN).elements())
+        elements |= self._encoded_elements(walked, transfer_syntax_uid)
+        return meta + b"".join(elements[tag] for tag in sorted(elements))
+
+    def _encoded_elements(self, walked: Scan, transfer_syntax_uid: str) -> dict[int, bytes]:
+        """Encapsulated pixel data, and what changes with it."""
+        table = frame_table(walked)
+        if table.pixel_tag != PIXEL_DATA or not table.count:
+            raise BadObject("there are no frames that could be compressed")
+        native = [
+            table.native_frame(number, bytes(walked.data[at : at + size]))
+            for number in range(1, table.count + 1)
+            for at, size in table.spans(number)
+        ]
+        made = self.encoded(ImagePixel.of(walked), transfer_syntax_uid, native)
+        changed = {PIXEL_DATA: encapsulated(made.frames)}
+        interpretation = made.image.photometric_interpretation.encode("ascii", "replace")
+        changed[PHOTOMETRIC_INTERPRETATION] = element(
+            PHOTOMETRIC_INTERPRETATION, "CS", interpretation
+        )
+        if PLANAR_CONFIGURATION in walked.elements:
+            planar = made.image.planar_configuration.to_bytes(2, "little")
+            changed[PLANAR_CONFIGURATION] = element(PLANAR_CONFIGURATION, "US", planar)
+        return changed
 
     def implicit_little_endian(self, part10: Buffer) -> bytes:
         """The same as Implicit VR Little Endian, which every peer must take (PS3.5 10.1)."""
@@ -206,7 +321,7 @@ class Decoder:
             )
 
     @contextmanager
-    def _child(self) -> Iterator[_Child]:
+    def _child(self) -> Iterator[Child]:
         """A child for one request. One that did not end it well is killed, never used again."""
         assert not self._closed.is_set(), "this decoder is closed"
         try:
@@ -215,94 +330,13 @@ class Decoder:
             raise Exhausted("every decoder is busy", children_max=self._children_max) from None
         try:
             if child is None:
-                child = _Child(self._request_s_max, self._memory_bytes_max)
+                child = Child(self._request_s_max, self._memory_bytes_max)
             yield child
         finally:
             if child is not None and (self._closed.is_set() or not child.sound):
                 child.kill()
                 child = None
             self._free.put(child)
-
-
-class _Child:
-    """One decoding process and the socket to it."""
-
-    def __init__(self, request_s_max: float, memory_bytes_max: int) -> None:
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            self._process = _started(theirs)
-        self._request_s_max = request_s_max
-        self._requests = 0
-        self._answered = True
-        limits = {"memory_bytes_max": memory_bytes_max, "cpu_s_max": int(request_s_max) + 1}
-        wire.send(self._socket, limits)
-
-    @property
-    def sound(self) -> bool:
-        """Whether this child may have another request."""
-        return self._answered and self._requests < REQUESTS_MAX
-
-    def kill(self) -> None:
-        """End the process, whatever it is doing."""
-        self._socket.close()
-        self._process.kill()
-        self._process.wait()
-
-    def decode(
-        self, image: ImagePixel, transfer_syntax_uid: str, encoded: Sequence[bytes]
-    ) -> tuple[list[bytes], str]:
-        """Frames of one request and their photometric interpretation."""
-        request: dict[str, object] = {
-            "image": asdict(image),
-            "transfer_syntax_uid": transfer_syntax_uid,
-        }
-        self._requests += 1
-        self._answered = False
-        answer, frames = self._ask(request, encoded, image.frame_bytes * len(encoded))
-        if answer.get("failed") == wire.MEMORY:
-            raise Exhausted("decoding needs more memory than a decoder may have")
-        if "failed" in answer:
-            self._answered = True
-            sentence = str(answer.get("sentence", ""))
-            raise BadObject(sentence, transfer_syntax_uid=transfer_syntax_uid)
-        if [len(frame) for frame in frames] != [image.frame_bytes] * len(encoded):
-            raise BadObject("a decoded frame has another size than its data set says")
-        self._answered = True
-        return frames, str(answer["photometric_interpretation"])
-
-    def _ask(
-        self, request: dict[str, object], encoded: Sequence[bytes], expected_bytes: int
-    ) -> tuple[dict[str, Any], list[bytes]]:
-        """Send and receive. A child that dies, hangs or talks nonsense is not asked again."""
-        deadline = time.monotonic() + self._request_s_max
-        self._socket.settimeout(self._request_s_max)
-        try:
-            wire.send(self._socket, request, encoded)
-            return wire.receive(self._socket, parts_bytes_max=expected_bytes, deadline=deadline)
-        except TimeoutError as error:
-            raise Exhausted("decoding takes too long", request_s_max=self._request_s_max) from error
-        except (OSError, EOFError, wire.Garbled) as error:
-            raise BadObject("a compressed frame ended the process that decodes it") from error
-
-
-def _started(connection: socket.socket) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pacs.decode.child"],
-            stdin=connection.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=_environment(),
-        )
-    except OSError as error:
-        raise Exhausted("a decoding process cannot be started") from error
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    path = os.pathsep.join(str(entry) for entry in sys.path if entry)
-    return {**kept, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _check_sizes(image: ImagePixel, encoded: Sequence[bytes]) -> None:
@@ -317,6 +351,11 @@ def _check_sizes(image: ImagePixel, encoded: Sequence[bytes]) -> None:
             "the compressed frames are longer than this node decodes",
             encoded_bytes_max=ENCODED_BYTES_MAX,
         )
+
+
+def _batches(image: ImagePixel, frames: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    per_batch = max(1, BATCH_BYTES_MAX // image.frame_bytes)
+    return (frames[first : first + per_batch] for first in range(0, len(frames), per_batch))
 
 
 def _native(image: ImagePixel, transfer_syntax_uid: str, raw: bytes) -> bytes:

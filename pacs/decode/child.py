@@ -12,32 +12,36 @@ import logging
 import resource
 import socket
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from pacs.decode import codecs, wire
+from pacs.decode import codecs, encoders, wire
+from pacs.decode.display import pictures
 from pacs.decode.image import ImagePixel
 from pacs.errors import BadObject
 
 DESCRIPTORS: Final = 3  # standard input, output and error: the socket and twice nothing
-REQUEST_BYTES_MAX: Final = 1 << 30  # encoded frames of one request
+REQUEST_BYTES_MAX: Final = 1 << 30  # frames of one request
 
 
 def main() -> None:
     """Serve the pool until it hangs up."""
     logging.disable()
     warnings.simplefilter("ignore")
-    codecs.load()
+    for module in (codecs, encoders, pictures):
+        module.load()
     connection = socket.socket(fileno=0)
-    head, _ = wire.receive(connection, parts_bytes_max=0)
+    reader = wire.Reader(connection)
+    head, _ = wire.receive(reader, parts_bytes_max=0)
     _give_up(int(head["memory_bytes_max"]))
     cpu_s_max = int(head["cpu_s_max"])
     while True:
         try:
-            request, encoded = wire.receive(connection, parts_bytes_max=REQUEST_BYTES_MAX)
+            request, parts = wire.receive(reader, parts_bytes_max=REQUEST_BYTES_MAX)
         except EOFError:
             return
         _limit_cpu_time(cpu_s_max)
-        wire.send(connection, *_answer(request, encoded))
+        wire.send(connection, *_answer(request, parts))
 
 
 def _give_up(memory_bytes_max: int) -> None:
@@ -61,21 +65,40 @@ def _limit_cpu_time(seconds: int) -> None:
     )
 
 
-def _answer(request: dict[str, Any], encoded: list[bytes]) -> tuple[dict[str, object], list[bytes]]:
+def _answer(request: dict[str, Any], parts: list[bytes]) -> tuple[dict[str, object], list[bytes]]:
+    try:
+        return _TASKS[request["task"]](request, parts)
+    except BadObject as error:
+        return {"failed": wire.REFUSED, "sentence": error.message}, []
+    except MemoryError:
+        return {"failed": wire.MEMORY}, []
+
+
+def _decoded(
+    request: dict[str, Any], encoded: list[bytes]
+) -> tuple[dict[str, object], list[bytes]]:
     frames: list[bytes] = []
     photometric_interpretation = ""
-    try:
-        image = ImagePixel(**request["image"])
-        for frame in encoded:
-            decoded, photometric_interpretation = codecs.decode(
-                image, request["transfer_syntax_uid"], frame
-            )
-            frames.append(decoded)
-    except BadObject as error:
-        return {"failed": wire.REFUSED, "sentence": error.message, "frame": len(frames)}, []
-    except MemoryError:
-        return {"failed": wire.MEMORY, "frame": len(frames)}, []
+    image = ImagePixel(**request["image"])
+    for frame in encoded:
+        decoded, photometric_interpretation = codecs.decode(
+            image, request["transfer_syntax_uid"], frame
+        )
+        frames.append(decoded)
     return {"photometric_interpretation": photometric_interpretation}, frames
+
+
+def _encoded(request: dict[str, Any], native: list[bytes]) -> tuple[dict[str, object], list[bytes]]:
+    image = ImagePixel(**request["image"])
+    return {}, [encoders.encode(image, request["transfer_syntax_uid"], frame) for frame in native]
+
+
+def _rendered(request: dict[str, Any], parts: list[bytes]) -> tuple[dict[str, object], list[bytes]]:
+    return {}, pictures.rendered(request, parts)
+
+
+_Task = Callable[[dict[str, Any], list[bytes]], tuple[dict[str, object], list[bytes]]]
+_TASKS: Final[Mapping[str, _Task]] = {"decode": _decoded, "encode": _encoded, "render": _rendered}
 
 
 if __name__ == "__main__":

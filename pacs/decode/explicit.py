@@ -8,7 +8,7 @@ nesting, element count and inflation are bounded already (PS3.5 chapter 7, annex
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -40,6 +40,9 @@ _WORD_BYTES: Final = {
 }
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_ITEM_HEADER: Final = struct.Struct("<HHI")
+# Offset tables that no longer fit once frames are native or compressed anew (PS3.3 C.7.6.3.1.8).
+_STALE: Final = frozenset((0x7FE00001, 0x7FE00002))
 
 
 class _Header(NamedTuple):
@@ -72,7 +75,7 @@ class Transcoder:
     def elements(self) -> Iterator[tuple[int, bytes]]:
         """Tag and encoded element, of every top-level element but the pixel data, in order."""
         for tag, element in self._scan.elements.items():
-            if tag == PIXEL_DATA or tag & 0xFFFF == 0:
+            if tag == PIXEL_DATA or tag & 0xFFFF == 0 or tag in _STALE:
                 continue  # group lengths are retired, and would no longer be right (PS3.5 7.2)
             if self._as_it_is:
                 yield tag, bytes(self._data[element.start : element.value + element.length])
@@ -183,3 +186,23 @@ def implicit_element(tag: int, vr: str, value: bytes) -> bytes:
     if len(value) % 2:
         value += b" " if vr in _PADDED_WITH_SPACE else b"\0"
     return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value)) + value
+
+
+def encapsulated(frames: Sequence[bytes]) -> bytes:
+    """The pixel data element of compressed frames: a basic offset table, then one fragment each.
+
+    Frames together are shorter than 4 GiB, so that the offsets fit (PS3.5 A.4).
+    """
+    padded = [frame + b"\0" * (len(frame) % 2) for frame in frames]
+    offsets, at = [], 0
+    for frame in padded:
+        offsets.append(at)
+        at += 8 + len(frame)
+    if at >= _UNDEFINED:
+        raise BadObject("the compressed frames are too long for a basic offset table")
+    table = struct.pack(f"<{len(offsets)}I", *offsets)
+    items = b"".join(
+        _ITEM_HEADER.pack(0xFFFE, 0xE000, len(item)) + item for item in (table, *padded)
+    )
+    header = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, _UNDEFINED)
+    return header + items + _ITEM_HEADER.pack(0xFFFE, 0xE0DD, 0)

@@ -6,9 +6,10 @@ and again against what the compressed frame says of itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from pacs.decode.syntaxes import KEEPS_PLANES, TRANSFORMS_RGB
 from pacs.dicom.part10 import PIXEL_DATA, Scan
 from pacs.errors import BadObject
 
@@ -74,6 +75,20 @@ class ImagePixel:
             **numbers,
             photometric_interpretation=scan.text("PhotometricInterpretation"),
             vr=pixel_data.vr if pixel_data and pixel_data.vr == "OB" else "OW",
+        )
+
+    def encoded_as(self, transfer_syntax_uid: str) -> ImagePixel:
+        """The image as its data set must describe it once frames are encoded (PS3.5 8.2)."""
+        is_transformed = (
+            self.photometric_interpretation == "RGB" and transfer_syntax_uid in TRANSFORMS_RGB
+        )
+        keeps_planes = transfer_syntax_uid in KEEPS_PLANES
+        return replace(
+            self,
+            planar_configuration=self.planar_configuration if keeps_planes else 0,
+            photometric_interpretation=(
+                "YBR_RCT" if is_transformed else self.photometric_interpretation
+            ),
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Which transfer syntaxes can be decoded here, and by what.
+"""Which transfer syntaxes can be decoded and made here, and by what.
 
 One table for the pool, the child and the system page. Decoders bear the names of pydicom's
 plug-ins; all have permissive licences. Each syntax has one: where a strict decoder refuses a broken
@@ -49,3 +49,23 @@ DECODERS: Final[Mapping[str, str]] = {
 }
 
 DECODABLE: Final = NATIVE | DECODERS.keys()
+
+# What is made is always without loss. Both forms of JPEG 2000 come from imagecodecs: pylibjpeg's
+# OpenJPEG writes no high-throughput form, and no image of less than 32 rows or columns.
+ENCODERS: Final[Mapping[str, str]] = {
+    DEFLATED_IMAGE_FRAME: "zlib",
+    RLE_LOSSLESS: "pydicom",
+    "1.2.840.10008.1.2.4.57": "gdcm",
+    "1.2.840.10008.1.2.4.70": "gdcm",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "openjpeg",
+    "1.2.840.10008.1.2.4.201": "openjph",
+}
+# These keep the planes of a colour image as they are; in the others samples lie by pixel (PS3.5 8.2).
+KEEPS_PLANES: Final = frozenset((DEFLATED_IMAGE_FRAME,))
+# These transform RGB reversibly, and their frames then are YBR_RCT (PS3.5 8.2.4).
+TRANSFORMS_RGB: Final = frozenset(("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201"))
+
+ENCODABLE: Final = ENCODERS.keys() | frozenset(
+    (EXPLICIT_VR_LITTLE_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+)
