@@ -64,7 +64,7 @@ def _files() -> list[Path]:
 
 
 def test_every_file_comes_back_the_same_or_is_refused_with_its_reason(node: Served) -> None:
-    kept = 0
+    kept = drawn = 0
     for path in _files():
         content = path.read_bytes()
         answer = node.client.post("/dicom-web/studies", content=content, headers=DICOM)
@@ -75,10 +75,21 @@ def test_every_file_comes_back_the_same_or_is_refused_with_its_reason(node: Serv
         assert answer.status_code == 200, path.name
         url = answer.json()["00081199"]["Value"][0]["00081190"]["Value"][0]
         _check_same(node, url, content, path.name)
+        drawn += _is_drawn(node, url, path.name)
         # Some of these files share a UID; each is to meet an archive that does not know it.
         node.archive.delete(TESTER, Scope(url.split("/")[5]))
         kept += 1
     assert kept > 150
+    assert drawn > 100
+
+
+def _is_drawn(node: Served, url: str, name: str) -> bool:
+    """Whether there is a picture of an instance; if not, a problem says why."""
+    answer = node.client.get(f"{url}/rendered?viewport=64,64", headers={"Accept": "image/jpeg"})
+    assert answer.status_code in (200, 404, 406, 422), name
+    is_jpeg = answer.content.startswith(b"\xff\xd8\xff")
+    assert is_jpeg or answer.headers["content-type"] == "application/problem+json", name
+    return is_jpeg
 
 
 def _failure_reason(answer: httpx.Response) -> int:
@@ -119,6 +130,10 @@ def test_a_study_travels_through_dicomweb_client(client: DICOMwebClient) -> None
     assert client.retrieve_instance(*one) == sent[1]
     assert client.retrieve_instance_metadata(*one)["00280010"]["Value"] == [16]
     assert client.retrieve_instance_frames(*one, [1]) == [sent[1].PixelData]
+    jpeg = client.retrieve_instance_rendered(*one, media_types=("image/jpeg",))
+    assert jpeg.startswith(b"\xff\xd8\xff")
+    png = client.retrieve_instance_frames_rendered(*one, [1], media_types=("image/png",))
+    assert png.startswith(b"\x89PNG")
     native = client.retrieve_instance_frames(*one, [1], media_types=("application/octet-stream",))
     assert native == [sent[1].PixelData]
 

@@ -10,6 +10,7 @@ from web.dicomweb import (
     frames,
     metadata,
     notifications,
+    rendered,
     retrieve,
     search,
     store,
@@ -20,7 +21,8 @@ from web.dicomweb.door import IDENTIFIED, RESEARCH
 __all__ = ["IDENTIFIED", "RESEARCH", "router", "worklist"]
 
 router = APIRouter(tags=["DICOMweb"])
-for service in (search, store, retrieve, metadata, frames, bulkdata, capabilities):
+# Routes are tried in this order: what viewers ask most often comes first.
+for service in (frames, rendered, retrieve, metadata, bulkdata, search, store, capabilities):
     router.include_router(service.router)
 # The root is meant with and without a slash at its end.
 router.add_api_route("", capabilities.retrieve_capabilities, methods=["OPTIONS"])

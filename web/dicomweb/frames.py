@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pacs.archive import Instance
-from pacs.decode import ImagePixel
+from pacs.decode import ImagePixel, Overtaxed
 from pacs.decode.syntaxes import NATIVE
 from pacs.dicom.part10 import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -106,6 +106,8 @@ def _cost_for(stored: str) -> Cost:
     """What a choice costs. A media type of its own is only ever the stored form."""
 
     def of_choice(choice: Choice) -> int | None:
+        if choice.transfer_syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            return None  # which deflates whole data sets, no frames
         if choice.offer.media_type == OCTET_STREAM:
             return cost(choice.transfer_syntax, stored)
         return 0 if choice.transfer_syntax in (AS_STORED, NONE_NAMED, stored) else None
@@ -135,13 +137,14 @@ class _Frames:
         raw = self._door.archive.frame(self._instance, number)
         as_stored = _syntax_of_frames(self._instance)
         wanted = target(self._asked, as_stored)
-        if wanted == self._instance.transfer_syntax_uid or self._is_little_endian():
+        is_native = wanted == EXPLICIT_VR_LITTLE_ENDIAN
+        if wanted == self._instance.transfer_syntax_uid or (is_native and self._is_little_endian()):
             return wanted, raw
         try:
-            return EXPLICIT_VR_LITTLE_ENDIAN, self._decoded(raw)
-        except BadObject as error:
+            return wanted, self._decoded(raw) if is_native else self._encoded(raw, wanted)
+        except (BadObject, Overtaxed) as error:
             if self._asked != NONE_NAMED or as_stored != self._instance.transfer_syntax_uid:
-                raise HTTPException(406, "a frame cannot be decoded") from error
+                raise HTTPException(406, "a frame cannot be transcoded") from error
             return as_stored, raw
 
     def _is_little_endian(self) -> bool:
@@ -152,8 +155,15 @@ class _Frames:
         stored = self._instance.transfer_syntax_uid
         return self._door.parts.decoder.frames(self._image_pixel, stored, [raw]).frames[0]
 
+    def _encoded(self, raw: bytes, wanted: str) -> bytes:
+        """A frame compressed anew, without loss. Colours then are as that syntax wants them."""
+        stored, decoder = self._instance.transfer_syntax_uid, self._door.parts.decoder
+        decoded = decoder.frames(self._image_pixel, stored, [raw])
+        return decoder.encoded(decoded.image, wanted, decoded.frames).frames[0]
+
     @cached_property
     def _image_pixel(self) -> ImagePixel:
         stored = self._instance.transfer_syntax_uid
-        assert stored != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, "its frames are little endian"
+        if stored == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            stored = EXPLICIT_VR_LITTLE_ENDIAN  # the archive gives the header inflated
         return ImagePixel.of(scan(self._door.archive.header(self._instance), stored))

@@ -1,8 +1,9 @@
 """WADO-RS: retrieving studies, series and instances as Part 10 files (PS3.18 10.4).
 
-What is asked for as stored leaves as it lies in the archive, byte for byte. Explicit VR Little
-Endian, the default where a request names no transfer syntax (8.7.3), is made in the decoder's child
-processes; an object that cannot be decoded then leaves as stored, and its part says so.
+What is asked for as stored leaves as it lies in the archive, byte for byte. Any other transfer
+syntax, Explicit VR Little Endian where a request names none (8.7.3), is made in the decoder's child
+processes, never with a loss. An object that cannot be decoded leaves as stored if none was named,
+and one without frames native; its part says so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pacs.archive import Instance, Scope
+from pacs.decode import ENCODERS, Overtaxed
 from pacs.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN
 from pacs.errors import BadObject
 from web.dicomweb import multipart
@@ -61,17 +63,25 @@ def retrieve(request: Request, door: At, scope: InPath) -> Response:
     offers = [PART_10_FILES, *(ALONE if scope.sop_instance_uid else ()), ZIP_ARCHIVE]
     stored = [instance.transfer_syntax_uid for instance in instances]
     choice = chosen(accept_of(request), offers, cost_of_all(stored))
+    if choice.offer in ALONE:
+        return one_file(request, door, choice, instances[0])
     has_directory = _has_directory(request)
     etag = _etag(door, choice, instances, has_directory=has_directory)
     if is_current(request, etag):
         return not_modified(etag)
     if choice.offer.multipart:
         return _files(request, door, choice, instances, etag)
-    if choice.offer == ZIP_ARCHIVE:
-        files = _zip_files(door, scope, choice, instances, has_directory=has_directory)
-        headers = {**caching(etag), "Content-Disposition": 'attachment; filename="dicom.zip"'}
-        return streamed(request, zipped(files), ZIP, headers)
-    return _file(request, door, choice, instances[0], etag)
+    files = _zip_files(door, scope, choice, instances, has_directory=has_directory)
+    headers = {**caching(etag), "Content-Disposition": 'attachment; filename="dicom.zip"'}
+    return streamed(request, zipped(files), ZIP, headers)
+
+
+def one_file(request: Request, door: Door, choice: Choice, instance: Instance) -> Response:
+    """One instance as a Part 10 file of its own."""
+    etag = _etag(door, choice, [instance], has_directory=False)
+    if is_current(request, etag):
+        return not_modified(etag)
+    return _file(request, door, choice, instance, etag)
 
 
 def _has_directory(request: Request) -> bool:
@@ -83,7 +93,7 @@ def _has_directory(request: Request) -> bool:
 
 
 def _etag(door: Door, choice: Choice, instances: Sequence[Instance], *, has_directory: bool) -> str:
-    syntaxes = [target(choice.transfer_syntax, one.transfer_syntax_uid) for one in instances]
+    syntaxes = [_wanted(choice, instance) for instance in instances]
     digests = [instance.digest for instance in instances]
     form = str(choice.offer) + str(has_directory)
     return fingerprint(door.parts.version, form, *digests, *syntaxes)
@@ -102,15 +112,13 @@ def _zip_files(
         choice = replace(choice, transfer_syntax=AS_STORED)
     listed = file_ids(instances) if has_directory else names(instances)
     if has_directory:
-        syntaxes = [target(choice.transfer_syntax, one.transfer_syntax_uid) for one in instances]
+        syntaxes = [_wanted(choice, instance) for instance in instances]
         digests = [one.digest for one in instances]
         content = directory(door, scope, list(zip(listed, digests, syntaxes, strict=True)))
         yield "DICOMDIR", len(content), iter((content,))
     for name, instance in zip(listed, instances, strict=True):
         size_bytes = instance.size_bytes
-        if target(choice.transfer_syntax, instance.transfer_syntax_uid) != (
-            instance.transfer_syntax_uid
-        ):
+        if _wanted(choice, instance) != instance.transfer_syntax_uid:
             size_bytes = ZIP64_BYTES_MIN  # nobody knows before it is decoded
         yield name, size_bytes, _in_transfer_syntax(door, choice, instance)[1]
 
@@ -143,7 +151,7 @@ def _file(request: Request, door: Door, choice: Choice, instance: Instance, etag
 def _body(door: Door, choice: Choice, instance: Instance) -> tuple[str, Body]:
     """The transfer syntax of one file, and the file, to be read in parts."""
     stored = instance.transfer_syntax_uid
-    if target(choice.transfer_syntax, stored) != stored:
+    if _wanted(choice, instance) != stored:
         transfer_syntax_uid, chunks = _in_transfer_syntax(door, choice, instance)
         return transfer_syntax_uid, Body.of(b"".join(chunks))
 
@@ -160,15 +168,23 @@ def _in_transfer_syntax(
 
     Raises HTTPException 406 if the syntax was named and this object cannot be decoded after all.
     """
-    if target(choice.transfer_syntax, instance.transfer_syntax_uid) != instance.transfer_syntax_uid:
+    wanted = _wanted(choice, instance)
+    if wanted != instance.transfer_syntax_uid:
         try:
-            part10 = door.parts.decoder.explicit_little_endian(door.archive.read(instance))
-        except BadObject as error:
+            part10 = door.parts.decoder.transcoded(door.archive.read(instance), wanted)
+        except (BadObject, Overtaxed) as error:
             if choice.transfer_syntax != NONE_NAMED:
-                raise HTTPException(406, "an instance cannot be decoded") from error
+                raise HTTPException(406, "an instance cannot be transcoded") from error
         else:
-            return EXPLICIT_VR_LITTLE_ENDIAN, _cut(part10)
+            return wanted, _cut(part10)
     return instance.transfer_syntax_uid, withheld(door.archive.chunks(instance))
+
+
+def _wanted(choice: Choice, instance: Instance) -> str:
+    """The transfer syntax an instance shall leave in; what has no frames is never compressed."""
+    found = target(choice.transfer_syntax, instance.transfer_syntax_uid)
+    is_compressed = found in ENCODERS and found != instance.transfer_syntax_uid
+    return EXPLICIT_VR_LITTLE_ENDIAN if is_compressed and not instance.frames else found
 
 
 def _cut(data: bytes) -> Iterator[bytes]:

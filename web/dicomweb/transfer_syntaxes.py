@@ -1,7 +1,7 @@
 """In which transfer syntax an object leaves (PS3.18 8.7.3).
 
-Pure decisions for Part 10 files and frames alike. What is made is Explicit VR Little Endian and
-nothing else, so nothing lossy is ever made.
+Pure decisions for Part 10 files and frames alike. What is made is Explicit VR Little Endian or a
+lossless form, so nothing lossy is ever made.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pacs.decode import DECODABLE
+from pacs.decode import DECODABLE, ENCODABLE
 from pacs.dicom.part10 import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -23,7 +23,7 @@ NOT_FOR_THE_WEB: Final = frozenset([IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_E
 
 def target(asked: str, stored: str) -> str:
     """The transfer syntax in which an object leaves that is stored in another, or the same."""
-    if asked == AS_STORED or stored == EXPLICIT_VR_LITTLE_ENDIAN:
+    if asked == AS_STORED:
         return stored
     if asked == NONE_NAMED:
         return EXPLICIT_VR_LITTLE_ENDIAN if stored in DECODABLE else stored
@@ -31,13 +31,18 @@ def target(asked: str, stored: str) -> str:
 
 
 def cost(asked: str, stored: str) -> int | None:
-    """0 for what lies ready, 1 for what must be decoded, None for what cannot be made."""
+    """0 for what lies ready, 1 for what must be decoded, 2 for what must then be encoded anew.
+
+    None for what cannot be made.
+    """
     if asked in NOT_FOR_THE_WEB:
         return None
     wanted = target(asked, stored)
     if wanted == stored:
         return 0 if asked in (AS_STORED, NONE_NAMED, stored) else None
-    return 1 if wanted == EXPLICIT_VR_LITTLE_ENDIAN and stored in DECODABLE else None
+    if stored not in DECODABLE or wanted not in ENCODABLE:
+        return None
+    return 1 if wanted == EXPLICIT_VR_LITTLE_ENDIAN else 2
 
 
 def cost_of_all(stored: Sequence[str]) -> Cost:

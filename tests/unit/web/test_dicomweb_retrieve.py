@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from pacs.archive import Incoming, Instance, Scope
+from pacs.decode import ImagePixel
 from pacs.dicom.part10 import read_part10
 from pacs.dicom.xml_model import read_xml_model
 from pacs.errors import Corrupt
@@ -40,6 +41,7 @@ AS_STORED = "application/dicom; transfer-syntax=*"
 PARTS = 'multipart/related; type="application/dicom"'
 FRAMES = 'multipart/related; type="application/octet-stream"'
 JPEG_2000, RLE = str(JPEG2000Lossless), str(RLELossless)
+HTJ2K, JPEG_LS = "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.80"
 VIDEO = "1.2.840.10008.1.2.4.102"
 
 GREY = (np.arange(3 * 64 * 64) % 251).astype(np.uint8).reshape(3, 64, 64)
@@ -174,8 +176,9 @@ def test_without_a_named_syntax_an_instance_leaves_as_explicit_little_endian_if_
     [
         (RLE, RLE, 200),
         (RLE, make.EXPLICIT, 200),
-        (RLE, JPEG_2000, 406),
-        (make.EXPLICIT, RLE, 406),
+        (RLE, JPEG_2000, 200),
+        (make.EXPLICIT, RLE, 200),
+        (make.EXPLICIT, make.IMPLICIT, 406),
         (make.IMPLICIT, make.IMPLICIT, 406),
         (make.BIG_ENDIAN, make.BIG_ENDIAN, 406),
         (make.BIG_ENDIAN, make.EXPLICIT, 200),
@@ -380,6 +383,23 @@ def test_compressed_frames_leave_decoded_or_as_stored(node: Served, stored: str)
     )
     assert [syntax_in(content_type) for content_type, _ in as_stored] == [stored, stored]
     assert [body for _, body in as_stored] == [node.archive.frame(instance, n) for n in (3, 1)]
+
+
+@pytest.mark.parametrize("stored", [RLE, make.EXPLICIT, make.BIG_ENDIAN, make.DEFLATED])
+def test_frames_leave_compressed_without_loss_where_that_is_named(
+    node: Served, stored: str
+) -> None:
+    path = path_of(instance_of(node, stored)) + "/frames/1"
+    ((_, native),) = parts_of(get(node, path, f"{FRAMES}; transfer-syntax={make.EXPLICIT}"))
+    for asked in (HTJ2K, JPEG_LS):
+        answer = get(node, path, f"{FRAMES}; transfer-syntax={asked}")
+        ((content_type, frame),) = parts_of(answer)
+        assert syntax_in(content_type) == asked
+        side, bits, signed = (64, 8, 0) if stored == RLE else (16, 16, 1)
+        image = ImagePixel(side, side, 1, bits, bits, signed, "MONOCHROME2")
+        assert node.parts.decoder.frames(image, asked, [frame]).frames == [native]
+    deflated = f"{FRAMES}; transfer-syntax={make.DEFLATED}"
+    assert get(node, path, deflated).status_code == 406
 
 
 def test_compressed_frames_leave_under_their_own_media_type_if_asked(node: Served) -> None:
