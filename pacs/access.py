@@ -12,7 +12,7 @@ from enum import Enum, unique
 
 @unique
 class Action(Enum):
-    """The archive's verbs."""
+    """The verbs of the archive, and of the services beside it."""
 
     STORE = "store"
     SEARCH = "search"
@@ -20,6 +20,9 @@ class Action(Enum):
     DELETE = "delete"
     VERIFY = "verify"
     WORKITEMS = "workitems"  # create, find, change and watch them (PS3.4 annex CC)
+    WORKLIST = "worklist"  # ask what is scheduled
+    SCHEDULE = "schedule"  # say what is scheduled
+    PERFORM = "perform"  # tell of procedure steps that are performed
 
 
 EVERY_ACTION = frozenset(Action)

@@ -88,6 +88,19 @@ class Study(Section):
     quiet_s: float = Field(10.0, gt=0, description="Seconds without a new instance.")
 
 
+class Worklist(Section):
+    """What modalities are told is scheduled."""
+
+    leaves_at: Literal["started", "ended", "completed"] = Field(
+        "started",
+        description="When a step leaves the worklist: once a modality starts it, once it is ended, "
+        "or only once it is completed, so that a discontinued one is offered again.",
+    )
+    kept_days: float = Field(
+        30.0, gt=0, description="Days that an entry is kept after its day and its last change."
+    )
+
+
 class Inference(Section):
     """Where models run."""
 
@@ -141,6 +154,7 @@ class Config(Section):
     dimse: Dimse = Dimse()
     http: Http = Http()
     study: Study = Study()
+    worklist: Worklist = Worklist()
     inference: Inference = Inference()
     limits: Limits = Limits()
 

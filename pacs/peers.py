@@ -43,7 +43,10 @@ _ACTIONS: Final = {
     Right.RETRIEVE: Action.RETRIEVE,
     Right.COMMIT: Action.VERIFY,
     Right.WORKITEMS: Action.WORKITEMS,
+    Right.WORKLIST: Action.WORKLIST,
+    Right.MPPS: Action.PERFORM,
 }
+_CALLED: Final = frozenset({Right.RECEIVE, Right.RECEIVE_MPPS})  # such a peer is called by us
 _OF_STRANGERS: Final[Mapping[UnknownCallers, frozenset[Action]]] = {
     "store": frozenset({Action.STORE}),
     "echo": frozenset(),
@@ -205,7 +208,7 @@ def check(peer: Peer) -> None:
         raise BadQuery("a host is a name or an address, or * for a peer that calls from anywhere")
     if not (1 if is_callable else 0) <= peer.port <= PORT_MAX:
         raise BadQuery("a port is 1 to 65,535; a peer that calls from anywhere may have 0")
-    if Right.RECEIVE in peer.rights and not is_callable:
+    if _CALLED & peer.rights and not is_callable:
         raise BadQuery("a peer that receives needs a host")
 
 

@@ -16,8 +16,10 @@ from pacs.archive import Archive
 from pacs.decode import Decoder
 from pacs.forwarding import Forwarding
 from pacs.peers import Echo, Peers
+from pacs.procedure_steps import ProcedureSteps
 from pacs.workflow import Workflow
 from pacs.workitems import Workitems
+from pacs.worklist import Worklist
 from web.limits import Limits
 
 
@@ -35,6 +37,8 @@ class Parts:
     identified: Archive
     projects: Mapping[str, Archive]
     workflow: Workflow
+    worklist: Worklist
+    procedure_steps: ProcedureSteps
     models: Registry
     peers: Peers
     forwarding: Forwarding

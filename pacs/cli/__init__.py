@@ -23,6 +23,7 @@ from pacs.cli import (
     settings,
     transfer,
     upkeep,
+    worklist,
 )
 from pacs.cli.shared import say
 from pacs.errors import BadQuery, NodeError
@@ -44,6 +45,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(peers.app, name="peers")
 app.add_typer(rules.app, name="rules")
 app.add_typer(deliveries.app, name="deliveries")
+app.add_typer(worklist.app, name="worklist")
 app.command("fsck")(upkeep.fsck)
 app.command("rebuild")(upkeep.rebuild)
 app.command("scrub")(upkeep.scrub)

@@ -105,6 +105,19 @@ INDEXED: Final = _table(
     (Level.INSTANCE, "AvailableTransferSyntaxUID", True),
 )
 
+# What a modality may ask of the worklist (PS3.4 table K.6-1). The attributes of the level SERIES are
+# those of an item of ScheduledProcedureStepSequence: a step is what one or more series come from.
+WORKLIST: Final = _table(
+    (Level.PATIENT, "PatientName PatientID IssuerOfPatientID", False),
+    (Level.STUDY, "AccessionNumber RequestedProcedureID StudyInstanceUID", False),
+    (
+        Level.SERIES,
+        "ScheduledStationAETitle ScheduledProcedureStepStartDate ScheduledProcedureStepStartTime"
+        " Modality ScheduledPerformingPhysicianName ScheduledProcedureStepID",
+        False,
+    ),
+)
+
 UNIQUE_KEY: Final = {
     Level.PATIENT: INDEXED["PatientID"],
     Level.STUDY: INDEXED["StudyInstanceUID"],

@@ -57,7 +57,8 @@ class Element(NamedTuple):
 
     `length` counts the bytes of the value; of an element of undefined length, all bytes up to and
     with its delimiter. `fragments` holds (start, length) of each fragment of encapsulated pixel
-    data, the basic offset table first (PS3.5 A.4).
+    data, the basic offset table first (PS3.5 A.4); `items` those of a sequence's items, without
+    their headers and delimiters.
     """
 
     vr: str
@@ -65,6 +66,7 @@ class Element(NamedTuple):
     value: int
     length: int
     fragments: tuple[tuple[int, int], ...] | None = None
+    items: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ class Scan:
     def _value(self, element: Element, bytes_max: int | None = None) -> bytes:
         length = element.length if bytes_max is None else min(element.length, bytes_max)
         return bytes(self.data[element.value : element.value + length])
+
+    def items(self, tag: int) -> list[memoryview]:
+        """The encoded items of a top-level sequence; none of an element that is absent or none."""
+        element = self.elements.get(tag)
+        spans = () if element is None else element.items
+        return [self.data[start : start + length] for start, length in spans]
 
     def text(self, keyword: str) -> str:
         """The first value of an element as text, empty if it is absent or empty.
@@ -217,6 +225,7 @@ class _Walk:
         self._forgotten_at = WINDOW_BYTES
         self._open: list[_Open] = []
         self._found: dict[int, Element] = {}
+        self._items: list[tuple[int, int]] = []  # of the top-level sequence that is walked
 
     def run(self, explicit: bool) -> dict[int, Element]:
         visited = 0
@@ -251,7 +260,9 @@ class _Walk:
     def _finish_top_level(self) -> None:
         """A top-level sequence has been walked: now its length is known."""
         tag, element = next(reversed(self._found.items()))
-        self._found[tag] = element._replace(length=self._at - element.value)
+        length, items = self._at - element.value, tuple(self._items)
+        self._found[tag] = element._replace(length=length, items=items)
+        self._items.clear()
 
     def _item(self, inside: _Open) -> None:
         tag = self._tag_at(self._at)
@@ -260,6 +271,8 @@ class _Walk:
         if tag == _SEQUENCE_END and inside.end is None:
             self._close()
         elif tag == _ITEM:
+            if len(self._open) == 2:
+                self._items.append((self._at, length))
             self._enter(False, length, inside.explicit)
         else:
             raise BadObject("a sequence holds something that is no item")
@@ -274,6 +287,9 @@ class _Walk:
         if tag == _ITEM_END and inside.end is None and len(self._open) > 1:
             self._at += 8
             self._open.pop()
+            if len(self._open) == 2:  # the length of an item of undefined length is known now
+                first = self._items[-1][0]
+                self._items[-1] = (first, start - first)
             return
         vr, length, self._at = self._header(tag, start, inside.explicit)
         if len(self._open) == 1:

@@ -37,6 +37,11 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{_as_uuid(digest).int}"
 
 
+def new_uid() -> str:
+    """A UID that nobody has had before: `2.25.` and a random UUID (PS3.5 B.2)."""
+    return f"2.25.{uuid.uuid4().int}"
+
+
 def _as_uuid(digest: bytes) -> uuid.UUID:
     number = int.from_bytes(digest, "big")
     number = number & ~(0xF << 76) | (0x8 << 76)  # version 8: a digest of the maker's own choice

@@ -8,12 +8,12 @@ of FF00. That is so for every sequence, RequestAttributesSequence among them: no
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, cast
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR
 from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE
 from pynetdicom.events import Event
 
@@ -27,6 +27,7 @@ from pacs.dimse.identifiers import (
     Key,
     Value,
     read_identifier,
+    tag_of,
     write_identifier,
 )
 from pacs.dimse.messages import Answer
@@ -63,18 +64,11 @@ AVAILABILITY: Final = "ONLINE"  # everything that has a row can be retrieved at 
 
 _BY_TAG: Final = {attribute.tag: attribute for attribute in INDEXED.values()}
 
-
-def _tag(keyword: str) -> int:
-    tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
-    return tag
-
-
-QUERY_RETRIEVE_LEVEL: Final = _tag("QueryRetrieveLevel")
+QUERY_RETRIEVE_LEVEL: Final = tag_of("QueryRetrieveLevel")
 # What every answer tells besides the values asked for, whether it was asked or not.
 _OF_EVERY_ANSWER: Final = ("QueryRetrieveLevel", "RetrieveAETitle", "InstanceAvailability")
-_CONTROLS: Final = frozenset((SPECIFIC_CHARACTER_SET, *map(_tag, _OF_EVERY_ANSWER)))
-_KEYWORDS: Final = {_tag(keyword): keyword for keyword in (*INDEXED, *_OF_EVERY_ANSWER)}
+_CONTROLS: Final = frozenset((SPECIFIC_CHARACTER_SET, *map(tag_of, _OF_EVERY_ANSWER)))
+_KEYWORDS: Final = {tag_of(keyword): keyword for keyword in (*INDEXED, *_OF_EVERY_ANSWER)}
 
 log = logging.getLogger(__name__)
 
@@ -216,18 +210,30 @@ def on_c_find(
 ) -> Generator[Answer, None, None]:
     """Answer one C-FIND-RQ (PS3.4 C.4.1.3): every match, and then how it ended."""
     request = Request.of(event)
-    try:
+
+    def pages() -> Iterator[Iterable[Answer]]:
         query, shape = _understood(event, request, ae_title, answers_max)
-        answered = 0
         for page in archive.pages(actor_of(event), query, is_stopped=request.is_stopped):
-            for row in page:
+            yield map(shape.answer, page)
+
+    return every_answer(request, pages(), answers_max)
+
+
+def every_answer(
+    request: Request, pages: Iterator[Iterable[Answer]], answers_max: int
+) -> Generator[Answer, None, None]:
+    """The answers of a C-FIND as they come, page by page, and then how it ended."""
+    answered = 0
+    try:
+        for page in pages:
+            for answer in page:
                 if request.is_stopped():
                     yield Answer(CANCELLED)
                     return
                 if answered == answers_max:
                     raise Exhausted("more matches exist than are answered", answers_max=answers_max)
                 answered += 1
-                yield shape.answer(row)
+                yield answer
         yield Answer(SUCCESS)
     except NodeError as error:
         yield Answer(CANCELLED) if request.is_stopped() else refusal(error)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.pdu_primitives import A_ASSOCIATE
@@ -22,16 +24,28 @@ from pacs.archive import Archive
 from pacs.decode import Decoder
 from pacs.dimse.doors import Door
 from pacs.dimse.entity import VERIFICATION, application_entity
-from pacs.dimse.handlers import on_c_echo, on_c_store
+from pacs.dimse.handlers import answer, on_c_echo, on_c_store
+from pacs.dimse.messages import Answer
+from pacs.dimse.procedure_steps import (
+    PROCEDURE_STEP_CLASS,
+    RETRIEVE_CLASS,
+    on_n_create,
+    on_n_get,
+    on_n_set,
+)
 from pacs.dimse.query import ROOTS, on_c_find, on_extended_negotiation
 from pacs.dimse.retrieve import Retriever
 from pacs.dimse.sending import Supply
+from pacs.dimse.status import SOP_CLASS_NOT_SUPPORTED, UNRECOGNISED_OPERATION
 from pacs.dimse.tls import Credentials, SecureWire, TlsPort
 from pacs.dimse.upper_layer import NOBODY, DimseLimits, Listener, PeerAssociation, Wire
 from pacs.dimse.workitems import SERVED, WorkitemHandlers
+from pacs.dimse.worklist import WORKLIST_FIND, on_worklist_find
 from pacs.errors import Forbidden, Unavailable
 from pacs.peers import Peers
+from pacs.procedure_steps import ProcedureSteps
 from pacs.workitems import Workitems
+from pacs.worklist import Worklist
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
@@ -146,7 +160,16 @@ def _answer(sop_class_uid: str, *transfer_syntax_uids: str) -> PresentationConte
     return context
 
 
+@dataclass(frozen=True, slots=True)
+class Modalities:
+    """The services that modalities use besides storage."""
+
+    worklist: Worklist
+    procedure_steps: ProcedureSteps
+
+
 Handler = Callable[[evt.Event], Any]
+Handlers = dict[evt.InterventionEvent, dict[str, Handler]]
 
 
 def by_sop_class(event: evt.Event, handlers: Mapping[str, Handler], otherwise: Handler) -> Any:  # noqa: ANN401 - what the handler gives
@@ -175,13 +198,54 @@ class Room:
         return True
 
 
+def _no_find(_: evt.Event) -> Generator[Answer, None, None]:
+    yield Answer(SOP_CLASS_NOT_SUPPORTED, comment="this SOP class has no C-FIND")
+
+
+def _no_operation(_: evt.Event) -> tuple[Dataset, None]:
+    return answer(UNRECOGNISED_OPERATION, "the SOP class has no such operation"), None
+
+
+def _of_workitems(workitems: Workitems, answers_max: int) -> Handlers:
+    service = WorkitemHandlers(workitems, answers_max)
+    return {
+        evt.EVT_C_FIND: dict.fromkeys(SERVED, service.on_c_find),
+        evt.EVT_N_CREATE: dict.fromkeys(SERVED, service.on_n_create),
+        evt.EVT_N_SET: dict.fromkeys(SERVED, service.on_n_set),
+        evt.EVT_N_GET: dict.fromkeys(SERVED, service.on_n_get),
+        evt.EVT_N_ACTION: dict.fromkeys(SERVED, service.on_n_action),
+    }
+
+
+def _of_modalities(modalities: Modalities, answers_max: int) -> Handlers:
+    find = partial(on_worklist_find, worklist=modalities.worklist, answers_max=answers_max)
+    steps = modalities.procedure_steps
+    return {
+        evt.EVT_C_FIND: {WORKLIST_FIND: find},
+        evt.EVT_N_CREATE: {PROCEDURE_STEP_CLASS: partial(on_n_create, steps=steps)},
+        evt.EVT_N_SET: {PROCEDURE_STEP_CLASS: partial(on_n_set, steps=steps)},
+        evt.EVT_N_GET: {RETRIEVE_CLASS: partial(on_n_get, steps=steps)},
+    }
+
+
+# The operations that several services have, and what is said where a SOP class has none of them.
+_SERVED_BY_SOP_CLASS: Final[Mapping[evt.InterventionEvent, Handler]] = {
+    evt.EVT_C_FIND: _no_find,
+    evt.EVT_N_CREATE: _no_operation,
+    evt.EVT_N_SET: _no_operation,
+    evt.EVT_N_GET: _no_operation,
+    evt.EVT_N_ACTION: _no_operation,
+}
+
+
 class Receiver:
     """The DIMSE service of one archive on one port, and on a second one by TLS where that is asked.
 
     The ports are bound once this exists, served after `start`, and free again after `stop`; or they
     are `doors` that were opened before, the plain one first. While it drains, new associations are
     told to come back later and running ones may finish. The limits hold for each port.
-    `credentials` are what it shows to the peers that it calls by TLS.
+    `credentials` are what it shows to the peers that it calls by TLS. Without `modalities` there is
+    no worklist, and nobody can tell of procedure steps.
     """
 
     def __init__(
@@ -198,6 +262,7 @@ class Receiver:
         credentials: Credentials = Credentials(),  # noqa: B008 - frozen, so one may be shared
         doors: Sequence[Door] = (),
         workitems: Workitems | None = None,
+        modalities: Modalities | None = None,
     ) -> None:
         self.ae_title = ae_title.strip()
         self._peers = peers
@@ -208,6 +273,9 @@ class Receiver:
         self._decoder = Decoder()
         supply = Supply(archive, self._decoder, limits.spool)
         retriever = Retriever(supply, peers, self.ae_title, credentials)
+        searched = partial(
+            on_c_find, archive=archive, ae_title=self.ae_title, answers_max=limits.answers_max
+        )
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_C_ECHO, on_c_echo),
@@ -216,22 +284,17 @@ class Receiver:
             (evt.EVT_C_GET, retriever.on_c_get),
             (evt.EVT_C_MOVE, retriever.on_c_move),
         ]
-        self._served: frozenset[str] = frozenset()
-        find = partial(
-            on_c_find, archive=archive, ae_title=self.ae_title, answers_max=limits.answers_max
-        )
-        finders: dict[str, Handler] = {}
+        services: list[Handlers] = [{evt.EVT_C_FIND: dict.fromkeys(ROOTS, searched)}]
         if workitems is not None:
-            of_workitems = WorkitemHandlers(workitems, limits.answers_max)
-            self._served = frozenset(SERVED)
-            finders |= dict.fromkeys(SERVED, of_workitems.on_c_find)
-            handlers += [
-                (evt.EVT_N_CREATE, of_workitems.on_n_create),
-                (evt.EVT_N_SET, of_workitems.on_n_set),
-                (evt.EVT_N_GET, of_workitems.on_n_get),
-                (evt.EVT_N_ACTION, of_workitems.on_n_action),
-            ]
-        handlers.append((evt.EVT_C_FIND, by_sop_class, [finders, find]))
+            services.append(_of_workitems(workitems, limits.answers_max))
+        if modalities is not None:
+            services.append(_of_modalities(modalities, limits.answers_max))
+        self._served = frozenset(uid for one in services for of in one.values() for uid in of)
+        for event, otherwise in _SERVED_BY_SOP_CLASS.items():
+            table = {
+                uid: handler for one in services for uid, handler in one.get(event, {}).items()
+            }
+            handlers.append((event, by_sop_class, [table, otherwise]))
         wires: list[tuple[int, Callable[..., Wire]]] = [(port, Wire)]
         if tls is not None:
             wires.append((tls.port, partial(SecureWire, context=tls.context)))

@@ -13,11 +13,14 @@ from pacs.errors import (
     BadObject,
     BadQuery,
     Conflict,
+    Exhausted,
     Forbidden,
     Mismatch,
+    Missing,
     NodeError,
     Unavailable,
 )
+from pacs.procedure_steps import AlreadyFinal, InvalidValue, MissingAttribute, MissingValue
 
 SUCCESS: Final = 0x0000
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
@@ -64,6 +67,21 @@ WORKITEMS: Final[StatusTable] = {
     Unavailable: 0x0213,
     NodeError: 0x0110,
 }
+# PS3.4 F.7.2 and PS3.7 C: N-CREATE, N-SET and N-GET of performed procedure steps.
+PROCEDURE_STEP: Final[StatusTable] = {
+    BadObject: 0x0110,
+    InvalidValue: 0x0106,
+    MissingAttribute: 0x0120,
+    MissingValue: 0x0121,
+    BadQuery: 0x0117,
+    AlreadyFinal: 0x0110,
+    Conflict: 0x0111,
+    Missing: 0x0112,
+    Forbidden: 0x0124,
+    Exhausted: 0x0213,
+    NodeError: 0x0110,
+}
+MAY_NO_LONGER_BE_UPDATED: Final = 0xA710  # the Error ID that goes with 0110 (PS3.4 F.7.2.2.4)
 
 COMMENT_CHARACTERS_MAX: Final = 64  # (0000,0902) is LO; what is longer is cut off
 

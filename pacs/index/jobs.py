@@ -350,6 +350,11 @@ def listed(
     return [_job(row) for row in rows]
 
 
+def state_of(connection: Connection, key: str) -> str | None:
+    """The state of the job with a key, None where there is no such job."""
+    return connection.execute(select(jobs.c.state).where(jobs.c.key == key)).scalar_one_or_none()
+
+
 def counts(connection: Connection) -> dict[str, int]:
     """How many jobs stand in each state."""
     found = connection.execute(

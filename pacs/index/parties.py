@@ -23,6 +23,9 @@ class Right(Enum):
     QUERY = "query"
     RETRIEVE = "retrieve"
     COMMIT = "commit"  # it may ask for storage commitment
+    WORKLIST = "worklist"  # it may ask for its worklist
+    MPPS = "mpps"  # it may tell of procedure steps that it performs
+    RECEIVE_MPPS = "receive-mpps"  # it is told of those that others perform
     RECEIVE = "receive"  # it may be the destination of a C-MOVE or of forwarding
     WORKITEMS = "workitems"  # it may create, find, change and watch workitems
 

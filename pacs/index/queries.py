@@ -185,7 +185,14 @@ def wanted(attribute: Attribute, match: Match, dialect: str) -> ColumnElement[bo
     if attribute.keyword == "ModalitiesInStudy":
         holds = condition(series.c.Modality, match, dialect)
         return exists(select(1).where(series.c.study_id == studies.c.id, holds).correlate(studies))
-    columns = [TABLE[attribute.level].c[name] for name in search_columns(attribute)]
+    return satisfied(TABLE[attribute.level], attribute, match, dialect)
+
+
+def satisfied(
+    table: FromClause, attribute: Attribute, match: Match, dialect: str
+) -> ColumnElement[bool]:
+    """One matching key as a condition on the columns of its attribute in a table."""
+    columns: list[Column[Any]] = [table.c[name] for name in search_columns(attribute)]  # type: ignore[misc]  # a table's are
     if attribute.vr == "PN":
         return name_condition(columns, match, dialect)
     return condition(columns[0], match, dialect)

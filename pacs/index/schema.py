@@ -8,7 +8,7 @@ Times are seconds since 1970 in UTC, taken from the database's clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.functions import FunctionElement
 
-from pacs.dicom.attributes import Attribute, Level, read_from_data_set
+from pacs.dicom.attributes import WORKLIST, Attribute, Level, read_from_data_set
 from pacs.dicom.matching import PN_GROUPS
 from pacs.errors import Unreachable
 
@@ -72,9 +72,9 @@ def search_columns(attribute: Attribute) -> tuple[str, ...]:
     return (attribute.keyword,)
 
 
-def _columns_of(level: Level) -> list[Column[Any]]:
+def _columns_of(attributes: Iterable[Attribute]) -> list[Column[Any]]:
     columns: list[Column[Any]] = []
-    for attribute in read_from_data_set(level):
+    for attribute in attributes:
         keyword = attribute.keyword
         kind = BigInteger() if attribute.vr in _NUMBERS else Exact
         columns.append(Column(keyword, kind, nullable=keyword not in _NEVER_NULL))
@@ -100,7 +100,7 @@ patients = Table(
     _archive(),
     # Two strangers without a Patient ID are not one patient: their study tells them apart.
     Column("scope", Exact, nullable=False, server_default=""),
-    *_columns_of(Level.PATIENT),
+    *_columns_of(read_from_data_set(Level.PATIENT)),
     UniqueConstraint("archive_id", "PatientID", "IssuerOfPatientID", "scope"),
     Index(None, "archive_id", "PatientName_alphabetic"),
 )
@@ -111,7 +111,7 @@ studies = Table(
     Column("id", Key, primary_key=True),
     _archive(),
     Column("patient_id", Key, ForeignKey("patients.id"), nullable=False, index=True),
-    *_columns_of(Level.STUDY),
+    *_columns_of(read_from_data_set(Level.STUDY)),
     Column("state", Exact, nullable=False, server_default="receiving"),
     Column("generation", Integer, nullable=False, server_default="0"),
     Column("first_received_at", Double, nullable=False),
@@ -132,7 +132,7 @@ series = Table(
     Column("id", Key, primary_key=True),
     _archive(),
     Column("study_id", Key, ForeignKey("studies.id"), nullable=False),
-    *_columns_of(Level.SERIES),
+    *_columns_of(read_from_data_set(Level.SERIES)),
     UniqueConstraint("study_id", "SeriesInstanceUID"),
     Index(None, "archive_id", "SeriesInstanceUID"),
     Index(None, "archive_id", "Modality"),
@@ -159,7 +159,7 @@ instances = Table(
     Column("id", Key, primary_key=True),
     _archive(),
     Column("series_id", Key, ForeignKey("series.id"), nullable=False, index=True),
-    *_columns_of(Level.INSTANCE),
+    *_columns_of(read_from_data_set(Level.INSTANCE)),
     Column("transfer_syntax_uid", Exact, nullable=False),
     Column("digest", Exact, nullable=False, index=True),
     Column("size_bytes", BigInteger, nullable=False),
@@ -385,6 +385,74 @@ deliveries = Table(
     UniqueConstraint("peer", "digest"),
     Index(None, "job_id", "state"),
     Index(None, "peer", "state"),
+)
+
+# The worklist: each row one scheduled procedure step, with its own copy of what is said of its
+# patient, so that no disagreement about a patient can keep a step off the list.
+scheduled_steps = Table(
+    "scheduled_steps",
+    metadata,
+    Column("id", Key, primary_key=True),
+    *_columns_of(WORKLIST.values()),
+    # Its start as one text that sorts, YYYYMMDDHHMMSS.FFFFFF in the department's own time.
+    Column("starts_at", Exact, nullable=False),
+    Column("status", Exact, nullable=False),
+    # The whole entry as DICOM JSON, for the return keys.
+    Column("entry", Text, nullable=False),
+    Column("changed_at", Double, nullable=False),
+    UniqueConstraint("AccessionNumber", "ScheduledProcedureStepID"),
+    Index(None, "starts_at", "id"),
+    Index(None, "StudyInstanceUID"),
+    Index(None, "PatientID"),
+    Index(None, "PatientName_alphabetic"),
+)
+
+performed_steps = Table(
+    "performed_steps",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("SOPInstanceUID", Exact, nullable=False, unique=True),
+    Column("ae_title", Exact, nullable=False),
+    Column("state", Exact, nullable=False),
+    # Its attributes as they stand now, as DICOM JSON.
+    Column("attributes", Text, nullable=False),
+    Column("messages", Integer, nullable=False),
+    # Whether nothing more follows from it: all that it lists is here.
+    Column("is_settled", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("changed_at", Double, nullable=False),
+    Index(None, "is_settled", "state", "changed_at"),
+)
+
+# What a performed step was performed for: the steps that were scheduled, and their studies.
+performed_for = Table(
+    "performed_for",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("step_id", Key, ForeignKey("performed_steps.id"), nullable=False, index=True),
+    Column("StudyInstanceUID", Exact, nullable=False, index=True),
+    Column("ScheduledProcedureStepID", Exact, nullable=False),
+)
+
+performed_instances = Table(
+    "performed_instances",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("step_id", Key, ForeignKey("performed_steps.id"), nullable=False),
+    Column("SOPInstanceUID", Exact, nullable=False),
+    UniqueConstraint("step_id", "SOPInstanceUID"),
+)
+
+# The messages of a performed step as they came, in order from 0: others are told the same.
+performed_messages = Table(
+    "performed_messages",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("step_id", Key, ForeignKey("performed_steps.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("transfer_syntax_uid", Exact, nullable=False),
+    Column("attributes", LargeBinary, nullable=False),
+    UniqueConstraint("step_id", "number"),
 )
 
 TABLE: Final = {

@@ -20,15 +20,20 @@ from pacs.config import Config, Dimse
 from pacs.decode import Decoder
 from pacs.delivery import Outcome, Send
 from pacs.dimse import scu, sending
+from pacs.dimse.procedure_steps import tell
 from pacs.dimse.tls import Credentials
-from pacs.errors import Unreachable
+from pacs.errors import Refused, Unavailable, Unreachable
 from pacs.forwarding import Forwarding
 from pacs.index import Index, open_index
+from pacs.index.performed import Message
 from pacs.peers import Address, Echo, Peer, Peers, addresses_of
+from pacs.procedure_steps import ProcedureSteps
+from pacs.procedure_steps import Send as Tell
 from pacs.projects import Project, project_key
 from pacs.store import ObjectStore, open_store
 from pacs.workflow import ModelRef, Plan, Workflow
 from pacs.workitems import Workitems
+from pacs.worklist import Worklist
 
 IDENTIFIED: Final = "identified"
 ROLES: Final = ("dimse", "web", "worker")
@@ -52,6 +57,8 @@ class Node:
     workflow: Workflow
     forwarding: Forwarding
     workitems: Workitems
+    worklist: Worklist
+    procedure_steps: ProcedureSteps
 
     @property
     def archives(self) -> tuple[Archive, ...]:
@@ -85,8 +92,7 @@ class Node:
     @property
     def credentials(self) -> Credentials:
         """What we show by TLS, and whom we trust."""
-        dimse = self.config.dimse
-        return Credentials(dimse.tls_certificate, dimse.tls_key, dimse.tls_ca)
+        return _credentials(self.config)
 
     @property
     def spool(self) -> Path:
@@ -121,16 +127,37 @@ def compose(config: Config) -> Node:
         {name: project.archive for name, project in projects.items()},
         is_us=partial(is_us, config.dimse),
     )
+    peers = Peers(index, unknown_callers=config.dimse.unknown_callers)
     workflow = Workflow(
         index,
         identified,
         plan,
         quiet_s=config.study.quiet_s,
-        consequences=[forwarding.on_complete],
+        consequences=[
+            forwarding.on_complete,
+            lambda connection, study: steps.tell_gaps(connection, study.study_instance_uid),
+        ],
     )
-    peers = Peers(index, unknown_callers=config.dimse.unknown_callers)
+    steps = ProcedureSteps(
+        index, identified.id, complete=workflow.complete, send=_teller(config, peers)
+    )
+    worklist = Worklist(
+        index, leaves_at=config.worklist.leaves_at, kept_days=config.worklist.kept_days
+    )
     workitems = Workitems(index, identified.id, identified.name)
-    return Node(config, index, identified, peers, projects, models, workflow, forwarding, workitems)
+    return Node(
+        config=config,
+        index=index,
+        identified=identified,
+        peers=peers,
+        projects=projects,
+        models=models,
+        workflow=workflow,
+        forwarding=forwarding,
+        workitems=workitems,
+        worklist=worklist,
+        procedure_steps=steps,
+    )
 
 
 def is_us(dimse: Dimse, peer: Peer) -> bool:
@@ -152,6 +179,25 @@ def _is_local(address: Address) -> bool:
     except OSError:
         return False
     return True
+
+
+def _teller(config: Config, peers: Peers) -> Tell:
+    """Tells peers of procedure steps, and notes at the peer why one could not be told."""
+
+    def send(peer: Peer, uid: str, message: Message, is_repeat: bool) -> None:
+        called = scu.Peer.listed(peer, config.dimse.aet, _credentials(config))
+        try:
+            tell(called, uid, message, is_repeat)
+        except (Refused, Unavailable) as error:
+            peers.note(peer.ae_title, error.message)
+            raise
+
+    return send
+
+
+def _credentials(config: Config) -> Credentials:
+    dimse = config.dimse
+    return Credentials(dimse.tls_certificate, dimse.tls_key, dimse.tls_ca)
 
 
 def _archives(config: Config, index: Index) -> Callable[[str], Archive]:

@@ -29,7 +29,7 @@ from pacs.archive import series_metadata, upkeep
 from pacs.config import Config
 from pacs.decode import Decoder
 from pacs.delivery import Deliverer
-from pacs.dimse.scp import Receiver
+from pacs.dimse.scp import Modalities, Receiver
 from pacs.dimse.tls import TlsPort
 from pacs.dimse.upper_layer import DimseLimits
 from pacs.dimse.workitems import EventReports
@@ -37,6 +37,7 @@ from pacs.errors import NodeError
 from pacs.forwarding import FORWARD
 from pacs.node import Node, compose, is_us, version
 from pacs.node.doors import Inherited
+from pacs.procedure_steps import FORWARD as FORWARD_STEPS
 from pacs.projects import Releases
 from pacs.worker import Handler, Sweep, Worker
 from pacs.workflow import INFER, RELEASE
@@ -71,6 +72,7 @@ def run_dimse(node: Node, doors: Inherited, stop: threading.Event) -> None:
         doors=doors.dimse,
         credentials=node.credentials,
         workitems=node.workitems,
+        modalities=Modalities(node.worklist, node.procedure_steps),
         limits=DimseLimits(
             associations_max=limits.associations_max,
             idle_s=limits.association_idle_s,
@@ -95,6 +97,8 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
                 identified=node.identified,
                 projects={name: project.archive for name, project in node.projects.items()},
                 workflow=node.workflow,
+                worklist=node.worklist,
+                procedure_steps=node.procedure_steps,
                 models=node.models,
                 peers=node.peers,
                 forwarding=node.forwarding,
@@ -159,18 +163,21 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
         delivering: dict[str, Handler] = {
             UPS_EVENT: reports.handle,
             FORWARD: deliverer.handle,
+            FORWARD_STEPS: node.procedure_steps.forward,
         }
         node.workitems.announce_restart()
         worker.run(
             [Worker(node.index, computing)]
             + [Worker(node.index, delivering) for _ in range(DELIVERERS if delivering else 0)],
             [
+                node.procedure_steps.settle_completed,
                 node.workflow.complete_quiet_studies,
                 node.workflow.fail_silent_jobs,
                 node.forwarding.sweep,
                 lambda: sum(series_metadata.make_due(archive) for archive in node.archives),
                 _every(STATISTICS_S, node.index.maintain),
                 _every(STATISTICS_S, node.workitems.forget),
+                _every(UPKEEP_S, node.worklist.remove_old),
                 _every(UPKEEP_S, lambda: sum(upkeep.sweep(archive) for archive in node.archives)),
             ],
             stop,

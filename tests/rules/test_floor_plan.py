@@ -79,7 +79,7 @@ def test_a_module_looks_down_and_never_up(module: str, path: Path) -> None:
             "sqlalchemy",
             {
                 *("pacs.index", "pacs.archive", "pacs.workflow"),
-                *("pacs.workitems", "pacs.forwarding", "pacs.delivery"),
+                *("pacs.workitems", "pacs.forwarding", "pacs.delivery", "pacs.procedure_steps"),
             },
         ),
         ("minio", {"pacs.store"}),

@@ -103,7 +103,7 @@ def test_keys_are_read_as_text(syntax: str) -> None:
         0x0020000D: Key("UI", "1.2\\1.3"),
         ROWS: Key("US", "512"),
         0x00080020: Key("DA", ""),
-        REQUEST: Key("SQ", ""),
+        REQUEST: Key("SQ", "", {0x00400009: Key("SH", "1")}),
     }
 
 

@@ -19,10 +19,13 @@ from pacs.decode import Decoder
 from pacs.errors import Unreachable
 from pacs.forwarding import Forwarding
 from pacs.index import open_index
+from pacs.index.performed import Message
 from pacs.peers import Peer, Peers
+from pacs.procedure_steps import ProcedureSteps
 from pacs.store import open_store
 from pacs.workflow import Plan, Workflow
 from pacs.workitems import Workitems
+from pacs.worklist import Worklist
 from web.app import create_app
 from web.limits import Limits
 from web.parts import Parts
@@ -70,12 +73,17 @@ def _parts(folder: Path, store_url: str) -> Iterator[Parts]:
     identified = Archive("identified", open_store(store_url, "identified"), index)
     demo = Archive("demo", open_store(store_url, "demo"), index)
     peers = Peers(index)
+    workflow = Workflow(index, identified, Plan(), quiet_s=1)
     try:
         with Decoder() as decoder:
             yield Parts(
                 identified=identified,
                 projects={"demo": demo},
-                workflow=Workflow(index, identified, Plan(), quiet_s=1),
+                workflow=workflow,
+                worklist=Worklist(index),
+                procedure_steps=ProcedureSteps(
+                    index, identified.id, complete=workflow.complete, send=_nobody_is_told
+                ),
                 models=Registry(),
                 peers=peers,
                 workitems=Workitems(index, identified.id, identified.name),
@@ -92,6 +100,10 @@ def _parts(folder: Path, store_url: str) -> Iterator[Parts]:
 
 
 def _nobody_answers(_peer: Peer) -> None:
+    raise Unreachable("nobody listens at that port")
+
+
+def _nobody_is_told(_peer: Peer, _uid: str, _message: Message, _is_repeat: bool) -> None:
     raise Unreachable("nobody listens at that port")
 
 
