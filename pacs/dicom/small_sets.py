@@ -17,7 +17,14 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from pacs.dicom.json_model import JsonModel
 from pacs.dicom.matching import PN_GROUPS
-from pacs.dicom.part10 import Buffer, Scan, decoded, scan
+from pacs.dicom.part10 import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    Buffer,
+    Scan,
+    decoded,
+    scan,
+)
 from pacs.errors import BadObject
 
 LEVELS_MAX: Final = 8  # sequences inside sequences of a small data set; deeper ones are refused
@@ -47,7 +54,10 @@ def read_model(encoded: Buffer, transfer_syntax_uid: str) -> JsonModel:
     """An encoded data set as DICOM JSON, without its character set. Raises BadObject."""
     if not len(memoryview(encoded)):
         return {}
-    return _model(scan(encoded, transfer_syntax_uid), transfer_syntax_uid, None, 0)
+    walked = scan(encoded, transfer_syntax_uid)
+    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        transfer_syntax_uid = EXPLICIT_VR_LITTLE_ENDIAN  # so is what the whole inflates to
+    return _model(walked, transfer_syntax_uid, None, 0)
 
 
 def _model(
