@@ -131,6 +131,7 @@ def test_an_examination_from_order_to_work(tmp_path: Path) -> None:
         assert "(Pending)" not in ask(node)
         first, *rest = make.study(4, study_instance_uid=study)
         store(node, tmp_path / "first", [first])
+        wait_for("the neighbour to hear of the beginning", lambda: heard)
         kill_every_role(node)  # nothing that was answered for is lost
 
         assert say(node, completion([first, *rest])) == 0
