@@ -7,7 +7,7 @@ a document is stale. So the conformance statement cannot promise what does not r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +16,12 @@ from pydicom.uid import UID
 from pacs.config import Config, known_keys
 from pacs.decode.syntaxes import DECODERS, ENCODABLE, ENCODERS, NATIVE
 from pacs.dicom import part10
-from pacs.dicom.attributes import INDEXED, Level
+from pacs.dicom.attributes import INDEXED, WORKLIST, Level
 from pacs.dimse import messages
-from pacs.dimse.status import FIND, RETRIEVE, STORE
+from pacs.dimse.status import FIND, PROCEDURE_STEP, RETRIEVE, STORE
 from pacs.dimse.upper_layer import DimseLimits
 from pacs.errors import NodeError
+from pacs.procedure_steps import RULES, Rule
 from pacs.workitems import Status
 from web.dicomweb.store import FAILURE_REASON
 from web.errors import STATUS
@@ -55,6 +56,31 @@ def _query_keys() -> str:
         if attribute.level is level
     )
     return table(("Level", "Keyword", "Tag", "VR", "Matching"), rows)
+
+
+def _worklist_keys() -> str:
+    rows = (
+        (
+            "step" if attribute.level is Level.SERIES else "above",
+            attribute.keyword,
+            f"({attribute.tag >> 16:04X},{attribute.tag & 0xFFFF:04X})",
+            attribute.vr,
+            _matching(attribute.vr).replace(", fuzzy", ""),
+        )
+        for attribute in WORKLIST.values()
+    )
+    return table(("Place", "Keyword", "Tag", "VR", "Matching"), rows)
+
+
+def _step_attributes() -> str:
+    return table(("Attribute", "N-CREATE", "N-SET", "At the end"), _of_rules(RULES, ""))
+
+
+def _of_rules(rules: Iterable[Rule], depth: str) -> Iterator[tuple[str, str, str, str]]:
+    for rule in rules:
+        may = "may change" if rule.may_be_set else "-" if depth else "not allowed"
+        yield f"{depth}{rule.keyword}", f"type {rule.type}", may, "type 1" if rule.is_final else "-"
+        yield from _of_rules(rule.items, f"{depth}> ")
 
 
 def _matching(vr: str) -> str:
@@ -138,6 +164,9 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "query-keys": _query_keys,
     "c-store-statuses": lambda: _statuses(STORE.items(), "{:04X}"),
     "c-find-statuses": lambda: _statuses(FIND.items(), "{:04X}"),
+    "worklist-keys": _worklist_keys,
+    "procedure-step-attributes": _step_attributes,
+    "procedure-step-statuses": lambda: _statuses(PROCEDURE_STEP.items(), "{:04X}"),
     "retrieve-statuses": lambda: _statuses(RETRIEVE.items(), "{:04X}"),
     "stow-failure-reasons": lambda: _statuses(FAILURE_REASON.items(), "{:04X}"),
     "http-statuses": lambda: _statuses(STATUS.items(), "{}"),
