@@ -97,7 +97,10 @@ class Worklist(Section):
         "or only once it is completed, so that a discontinued one is offered again.",
     )
     kept_days: float = Field(
-        30.0, gt=0, description="Days that an entry is kept after its day and its last change."
+        30.0,
+        gt=0,
+        le=36_500,
+        description="Days that an entry is kept after its day and its last change.",
     )
 
 

@@ -41,7 +41,7 @@ ATTRIBUTES_BYTES_MAX: Final = 16 << 20  # of one message; a longer one is refuse
 INSTANCES_MAX: Final = 100_000  # that one step lists; more are refused (0213)
 MESSAGES_MAX: Final = 1_000  # of one step, its N-CREATE among them; a further one: 0213
 MISSING_TOLD_MAX: Final = 1_000  # UIDs of missing instances that are named; the rest is counted
-SETTLED_MAX: Final = 100  # completed steps looked at in one sweep, the newest first
+SETTLED_MAX: Final = 100  # steps settled in one sweep, the newest first; others wait for the next
 
 FORWARD: Final = "mpps-forward"
 
@@ -313,7 +313,7 @@ class ProcedureSteps:
     def settle_completed(self) -> int:
         """Complete the studies of completed steps whose last instance has come; how many steps."""
         with self._index.read() as connection:
-            waiting = performed.unsettled(connection, SETTLED_MAX)
+            waiting = performed.unsettled(connection, self._archive_id, SETTLED_MAX)
         return sum(self._settle(uid) for uid in waiting)
 
     def _settle(self, uid: str) -> bool:
@@ -414,7 +414,7 @@ def _job_key(ae_title: str, uid: str, number: int) -> str:
 
 def _tell(connection: Connection, scheduled: Iterable[tuple[str, str]], state: str) -> None:
     """Have the steps of the worklist know what became of them."""
-    for study, scheduled_id in scheduled:
+    for study, scheduled_id in sorted(set(scheduled)):  # in one order, or two could wait in a ring
         if scheduled_id:
             worklist.tell(connection, study, scheduled_id, _SCHEDULED[state])
 

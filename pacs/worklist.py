@@ -235,12 +235,13 @@ class Worklist:
                 return
             if len(self._audited) >= AUDITED_MAX:
                 self._audited.clear()
-            self._audited[question] = at
         with self._index.write() as connection:
             subject = {"keys": ",".join(keywords)}
             audit.append(
                 connection, actor, Action.WORKLIST, archive="", outcome="done", subject=subject
             )
+        with self._lock:
+            self._audited[question] = at
 
     @staticmethod
     def _permit(actor: Actor, action: Action) -> None:

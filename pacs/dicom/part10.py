@@ -87,10 +87,16 @@ class Scan:
         return bytes(self.data[element.value : element.value + length])
 
     def items(self, tag: int) -> list[memoryview]:
-        """The encoded items of a top-level sequence; none of an element that is absent or none."""
+        """The encoded items of a top-level sequence; none of an element that is absent or empty.
+
+        Raises BadObject for one that was not walked as a sequence.
+        """
         element = self.elements.get(tag)
-        spans = () if element is None else element.items
-        return [self.data[start : start + length] for start, length in spans]
+        if element is None or not element.length:
+            return []
+        if element.vr not in ("SQ", "UN") or (element.vr == "UN" and not element.items):
+            raise BadObject("a sequence has another value representation")
+        return [self.data[start : start + length] for start, length in element.items]
 
     def text(self, keyword: str) -> str:
         """The first value of an element as text, empty if it is absent or empty.

@@ -109,7 +109,7 @@ def _element(vr: str, raw: bytes, encodings: list[str], little_endian: bool) -> 
         inline = base64.b64encode(raw).decode()
         return {"vr": vr, "InlineBinary": inline} if inline else {"vr": vr}
     text = decoded(raw, encodings) if vr in OWN_CHARACTER_SET else raw.decode("ascii", "replace")
-    return described(vr, values_of(vr, text))
+    return described(vr, values_of(vr, text.replace("\0", "")))
 
 
 def _numbers(vr: str, raw: bytes, little_endian: bool) -> list[int | float]:

@@ -75,13 +75,13 @@ def read_identifier(encoded: Buffer, transfer_syntax_uid: str) -> Identifier:
 def _keys(
     walked: Scan, encodings: list[str], transfer_syntax_uid: str, level: int = 0
 ) -> dict[int, Key]:
-    return {
-        tag: _key(walked, tag, encodings)._replace(
-            item=_item_keys(walked.items(tag), encodings, transfer_syntax_uid, level + 1)
-        )
-        for tag in walked.elements
-        if _is_key(tag)
-    }
+    keys = {tag: _key(walked, tag, encodings) for tag in walked.elements if _is_key(tag)}
+    for tag, key in keys.items():
+        if key.vr == "SQ":
+            items = walked.items(tag)
+            inner = _item_keys(items, encodings, transfer_syntax_uid, level + 1)
+            keys[tag] = key._replace(item=inner)
+    return keys
 
 
 def _item_keys(

@@ -225,7 +225,7 @@ def missing_instances(
     return rows.scalars().all()
 
 
-def _is_missing(archive: int, step_id: int) -> ColumnElement[bool]:
+def _is_missing(archive: int, step_id: int | ColumnElement[int]) -> ColumnElement[bool]:
     is_held = exists(
         select(instances.c.id).where(
             instances.c.archive_id == archive,
@@ -235,14 +235,19 @@ def _is_missing(archive: int, step_id: int) -> ColumnElement[bool]:
     return and_(performed_instances.c.step_id == step_id, not_(is_held))
 
 
-def unsettled(connection: Connection, rows_max: int) -> Sequence[str]:
-    """The UIDs of completed steps that are not settled, those last which have waited longest."""
+def unsettled(connection: Connection, archive: int, rows_max: int) -> Sequence[str]:
+    """The UIDs of completed steps that are not settled though nothing that they list is missing.
+
+    Those come last which have waited longest.
+    """
+    lacks = exists(select(1).where(_is_missing(archive, performed_steps.c.id)))
     rows = connection.execute(
         select(performed_steps.c.SOPInstanceUID)
         .where(
             performed_steps.c.is_settled.is_(False),
             performed_steps.c.state == COMPLETED,
             performed_steps.c.changed_at > now() - WATCHED_S,
+            not_(lacks.correlate(performed_steps)),
         )
         .order_by(performed_steps.c.changed_at.desc())
         .limit(rows_max)

@@ -63,7 +63,9 @@ def test_items_lie_where_the_walk_says() -> None:
     walked = scan(made, make.EXPLICIT)
     (item,) = walked.items(0x00400100)
     assert scan(item, make.EXPLICIT).text("Modality") == "CT"
-    assert walked.items(0x00081110) == walked.items(0x00100010) == walked.items(0x00100011) == []
+    assert walked.items(0x00081110) == walked.items(0x00100011) == []
+    with pytest.raises(BadObject):
+        walked.items(0x00100010)
 
 
 def test_an_item_may_have_a_character_set_of_its_own() -> None:
@@ -81,7 +83,14 @@ def test_an_item_may_have_a_character_set_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "encoded",
-    [make.nested(9), make.nested(10_000), make.element(0x001021C0, "US", b"\1\2\3"), b"\x10"],
+    [
+        make.nested(9),
+        make.nested(10_000),
+        make.element(0x001021C0, "US", b"\1\2\3"),
+        make.element(0x00400100, "UN", b"\xfe\xff\x00\xe0\0\0\0\0"),
+        make.element(0x00400100, "LO", b"CT"),
+        b"\x10",
+    ],
 )
 def test_what_cannot_be_read_is_refused(encoded: bytes) -> None:
     with pytest.raises(BadObject):
