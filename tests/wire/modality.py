@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import Dataset
@@ -40,7 +40,6 @@ class Hospital:
     procedure_steps: ProcedureSteps
     peers: Peers
     receiver: Receiver
-    told: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def port(self) -> int:
