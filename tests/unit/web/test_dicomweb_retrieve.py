@@ -480,7 +480,7 @@ def spoil(node: Served, instance: Instance) -> None:
 
 def test_corrupt_bytes_are_never_sent_as_if_they_were_whole(tmp_path: Path) -> None:
     with serving(tmp_path) as node:
-        large = np.zeros((1200, 1200), np.uint16)
+        large = np.zeros((2000, 2000), np.uint16)
         for name, pixels in (("small", None), ("large", large)):
             made = make.data_set(study_instance_uid=make.uid(name), pixels=pixels)
             node.archive.store(TESTER, make.incoming(made))
