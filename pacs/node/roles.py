@@ -44,6 +44,7 @@ from pacs.workflow import INFER, RELEASE
 from pacs.workitems import UPS_EVENT
 from web.app import create_app
 from web.dicomweb.origin import networks
+from web.http1 import BoundedHead
 from web.parts import Parts
 
 UPKEEP_S: Final = 3_600.0  # how often orphans and half-written files are looked for
@@ -115,6 +116,7 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
                 app,
                 host=config.bind,
                 port=config.http.port,
+                http=BoundedHead,
                 log_config=None,
                 # An access log would hold query strings, and those hold patients' names.
                 access_log=False,
