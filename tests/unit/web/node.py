@@ -27,6 +27,7 @@ from pacs.workflow import Plan, Workflow
 from pacs.workitems import Workitems
 from pacs.worklist import Worklist
 from web.app import create_app
+from web.http1 import BoundedHead
 from web.limits import Limits
 from web.parts import Parts
 
@@ -110,7 +111,12 @@ def _nobody_is_told(_peer: Peer, _uid: str, _message: Message, _is_repeat: bool)
 @contextmanager
 def _uvicorn(parts: Parts) -> Iterator[str]:
     config = uvicorn.Config(
-        create_app(parts), host="127.0.0.1", port=0, log_level="critical", access_log=False
+        create_app(parts),
+        host="127.0.0.1",
+        port=0,
+        http=BoundedHead,
+        log_level="critical",
+        access_log=False,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
