@@ -42,11 +42,16 @@ class TooLong(Refused):
     """The body holds more than this node takes in one request."""
 
 
+class TooSlow(Refused):
+    """The body comes too slowly, or not at all."""
+
+
 STATUS: Final[Mapping[type[NodeError], HTTPStatus]] = {
     NodeError: HTTPStatus.INTERNAL_SERVER_ERROR,
     Refused: HTTPStatus.BAD_REQUEST,
     BadObject: HTTPStatus.UNPROCESSABLE_ENTITY,
     TooLong: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TooSlow: HTTPStatus.REQUEST_TIMEOUT,
     Forbidden: HTTPStatus.FORBIDDEN,
     Missing: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
@@ -85,9 +90,16 @@ async def _on_node_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, NodeError)
     level = logging.ERROR if isinstance(error, Broken) else logging.INFO
     log.log(level, "%s %s: %s", request.method, _route(request), error.message)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, Unavailable) else None
+    headers = _closing(request)
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
     facts = {} if isinstance(error, Broken) else error.facts
     return problem(status_of(error), error.message, headers, **facts)
+
+
+def _closing(request: Request) -> dict[str, str]:
+    """A refused body may go on for ever: nobody reads the rest of it."""
+    return {"Connection": "close"} if request.method in ("PATCH", "POST", "PUT") else {}
 
 
 def _route(request: Request) -> str:
@@ -101,7 +113,7 @@ def _route(request: Request) -> str:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
+    headers = {**_closing(request), **(error.headers or {})}
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed(request))
     return problem(error.status_code, error.detail, headers)

@@ -14,4 +14,10 @@ class Limits:
     parts_max: int = 100_000  # more parts: 413; those already answered for stay stored
     part_bytes_max: int = 8 << 30  # a longer part is read to its end, dropped and marked too long
     body_bytes_max: int = 1 << 40  # a longer body: 413
+    metadata_bytes_max: int = 64 << 20  # of a body of metadata and bulk data; more: 413
+    held_bytes_max: int = 16 << 30  # of bulk data that wait for their instance; more: 413
+    unreadable_parts_max: int = 1_000  # where nothing else came; one more such part: 400
+    chunk_wait_s_max: float = 30.0  # a body that pauses longer: 408
+    rate_bytes_s_min: int = 1_024  # a body that comes slower than this: 408 ...
+    rate_free_s: float = 60.0  # ... once it has been waited for so long
     memory_bytes_max: int = 8 << 20  # a longer part continues in a file of the spool folder

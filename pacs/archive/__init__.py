@@ -35,13 +35,14 @@ from pacs.archive.values import (
     Scope,
     Stored,
 )
+from pacs.dicom.attributes import Level
 from pacs.dicom.data_sets import read_header
 from pacs.dicom.frames import Span
 from pacs.dicom.json_model import JsonModel, json_model
 from pacs.dicom.matching import LIMIT_MAX, Query
 from pacs.dicom.part10 import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, inflate, scan
 from pacs.errors import Corrupt, Forbidden, Missing, NodeError, Refused
-from pacs.index import Index, audit, catalog, jobs, queries, results
+from pacs.index import Index, audit, catalog, jobs, queries, query_tags, results
 from pacs.index.catalog import Kept
 from pacs.index.jobs import Job
 from pacs.index.queries import Value
@@ -92,6 +93,7 @@ class Archive:
         self._recent_lock = threading.Lock()
         with index.write() as connection:
             self.id = catalog.archive_id(connection, name)
+            query_tags.prepare(connection, self.id)
 
     # store
 
@@ -228,17 +230,41 @@ class Archive:
     # search and retrieve
 
     def search(self, actor: Actor, query: Query) -> Found:
-        """The rows that satisfy a query. Raises Forbidden, Unreachable."""
+        """The rows that satisfy a query, LIMIT_MAX of them at most.
+
+        Raises Forbidden, Unreachable, and Exhausted where that takes longer than SEARCH_S_MAX.
+        """
         self._permit(actor, Action.SEARCH)
-        if query.limit > LIMIT_MAX:
-            query = Query(query.level, query.keys, LIMIT_MAX, query.offset)
-        with self.index.read() as connection:
-            rows, more = queries.search(connection, self.id, query)
+        limit = min(query.limit, LIMIT_MAX)
+        with self.index.read_within(SEARCH_S_MAX, _never) as connection:
+            ids = queries.found_ids(connection, self.id, replace(query, limit=limit + 1))
+            rows = queries.answers(connection, query.level, ids[:limit])
         self._audit_search(actor, query)
-        return Found(rows, more)
+        return Found(rows, len(ids) > limit, ids[:limit])
+
+    def count(self, actor: Actor, query: Query, *, seconds_max: float = SEARCH_S_MAX) -> int:
+        """How many rows satisfy a query, from its offset on and up to its limit.
+
+        Raises Forbidden, Unreachable, and Exhausted where counting takes longer than seconds_max.
+        """
+        self._permit(actor, Action.SEARCH)
+        self._audit_search(actor, query)
+        with self.index.read_within(seconds_max, _never) as connection:
+            return queries.count(connection, self.id, query)
+
+    def first_instances(self, actor: Actor, level: Level, ids: Sequence[int]) -> list[Instance]:
+        """The instance that came first of each row of an answer, in its order.
+
+        What an answer should tell beyond the index is read from it. Raises Forbidden.
+        """
+        self._permit(actor, Action.SEARCH)
+        with self.index.read() as connection:
+            first = queries.first_instances(connection, level, ids)
+            rows = catalog.placed(connection, list(first.values()))
+        return [Instance.of(rows[first[one]]) for one in ids if first.get(one) in rows]
 
     def _audit_search(self, actor: Actor, query: Query) -> None:
-        keys = sorted(key.keyword for key in query.keys)
+        keys = sorted({*(key.keyword for key in query.keys), *(t.keyword for t in query.tags)})
         self._audit_read(actor, Action.SEARCH, {"level": query.level.name, "keys": ",".join(keys)})
 
     def pages(

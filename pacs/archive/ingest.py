@@ -23,8 +23,9 @@ from pacs.dicom.attributes import Level
 from pacs.dicom.frames import frame_table
 from pacs.dicom.mapped import windows
 from pacs.dicom.part10 import Buffer, Scan, preamble_and_meta, scan
+from pacs.dicom.query_tags import tag_values
 from pacs.errors import BadObject, Conflict, Mismatch, Unreachable
-from pacs.index import catalog
+from pacs.index import catalog, query_tags
 from pacs.index.catalog import Kept, Values
 
 INSTANCE_BYTES_MAX: Final = 8 << 30  # a larger data set is refused
@@ -44,6 +45,7 @@ class Examined:
     data_set_digest: str
     packed_frame_table: bytes
     patient_id: str
+    walked: Scan
 
     @property
     def sop_instance_uid(self) -> str:
@@ -59,6 +61,7 @@ class Examined:
             self.values[Level.INSTANCE]["SOPClassUID"],
             self.sop_instance_uid,
             warning,
+            catalog.unfit(self.walked, self.values),
         )
 
 
@@ -77,6 +80,7 @@ def examine(incoming: Incoming, expect: Mapping[str, str]) -> Examined:
         _digest(incoming.data_set),
         frame_table(found).pack(),
         found.text("PatientID"),
+        found,
     )
 
 
@@ -160,6 +164,7 @@ def enter(
     """Make the row; how it ended, and a warning. Raises Conflict under the policy `refuse`."""
     place, is_new = catalog.add_instance(connection, archive_id, examined.values, kept)
     if is_new:
+        _enter_tags(connection, archive_id, examined)
         return Outcome.NEW, "" if place.patient_id == examined.patient_id else OTHER_PATIENT
     current = catalog.find_instance(connection, archive_id, examined.sop_instance_uid)
     if current is None:
@@ -167,6 +172,21 @@ def enter(
     if holds_already(connection, current, examined):
         return Outcome.IDENTICAL, ""
     return _other_bytes(connection, current, examined, kept, duplicates)
+
+
+def _enter_tags(connection: Connection, archive_id: int, examined: Examined) -> None:
+    """Enter what the instance has for extended query tags; most have nothing."""
+    syntax = examined.incoming.transfer_syntax_uid
+    found = {
+        tag: values
+        for tag in query_tags.of_archive(connection, archive_id)
+        if (values := tag_values(examined.walked, syntax, tag))
+    }
+    if found:
+        row = catalog.find_instance(connection, archive_id, examined.sop_instance_uid)
+        assert row is not None, "the row was made in this very transaction"
+        owners = {Level.INSTANCE: row.id, Level.SERIES: row.series_id, Level.STUDY: row.study_id}
+        query_tags.enter(connection, owners, found)
 
 
 def holds_already(connection: Connection, current: Any, examined: Examined) -> bool:  # noqa: ANN401 - a row
@@ -191,6 +211,8 @@ def _other_bytes(
         raise Conflict("other bytes are held under this SOP Instance UID")
     if duplicates is Duplicates.REPLACE and not moved:
         catalog.replace_current(connection, current, examined.values, kept)
+        query_tags.forget_values(connection, current.id)
+        _enter_tags(connection, current.archive_id, examined)
         return Outcome.REPLACED, OTHER_BYTES_REPLACED
     # An instance that claims another study or series than before never moves there by itself.
     catalog.add_version(connection, current.id, kept)

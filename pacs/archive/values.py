@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, unique
 from typing import Any, NamedTuple
@@ -63,6 +64,7 @@ class Stored:
     sop_class_uid: str
     sop_instance_uid: str
     warning: str = ""
+    unfit: tuple[str, ...] = ()  # keywords of indexed attributes whose values do not fit their VR
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Found:
 
     rows: list[dict[str, Value]]
     more: bool = False  # further rows exist beyond the limit
+    ids: Sequence[int] = ()  # of the rows, for `Archive.first_instances`
 
 
 @dataclass(frozen=True, slots=True)

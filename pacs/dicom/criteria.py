@@ -15,9 +15,12 @@ from typing import Any, Final
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 
 from pacs.dicom.attributes import Attribute, Level
+from pacs.dicom.folding import canonical_date_time, canonical_time, folded
 from pacs.dicom.json_model import JsonModel
 from pacs.dicom.matching import (
     PN_GROUPS,
+    AnyOf,
+    Empty,
     Match,
     Range,
     Single,
@@ -25,9 +28,6 @@ from pacs.dicom.matching import (
     Universal,
     Wildcard,
     Words,
-    canonical_date_time,
-    canonical_time,
-    folded,
     parse_key,
 )
 from pacs.errors import BadQuery
@@ -133,6 +133,10 @@ def _matches(value: str | int, wanted: Match) -> bool:
             return (not first or str(value) >= first) and (not last or str(value) <= last)
         case Words(words):
             return all(_begins_a_word(str(value), word) for word in words)
+        case Empty():
+            return value == ""
+        case AnyOf(matches):
+            return any(_matches(value, one) for one in matches)
 
 
 def _begins_a_word(name: str, prefix: str) -> bool:

@@ -23,12 +23,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import BadQuery, Exhausted, Forbidden, NodeError, Unreachable
+from pacs.index.watch import Watch, Watched
 
 CONNECTIONS_MAX: Final = 32  # of one process; a further one waits
 CONNECTION_WAIT_S: Final = 5.0  # and is refused after this
 ANALYSED_ROWS_MAX: Final = 1_000  # of each of SQLite's indexes: an estimate, made in milliseconds
 WRITER_WAIT_S: Final = 10.0  # how long one SQLite writer waits for another process's
-WATCH_STEP_S: Final = 0.1  # how often it is looked whether a statement is still wanted
 MIGRATION_LOCK: Final = 0x150CE  # the key of PostgreSQL's advisory lock; a number of our own
 
 
@@ -38,6 +38,7 @@ class Index:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.dialect = engine.dialect.name
+        self._watch = Watch()
         self._one_writer: AbstractContextManager[Any] = (
             threading.Lock() if self.dialect == "sqlite" else nullcontext()
         )
@@ -62,19 +63,14 @@ class Index:
 
         Raises Exhausted then.
         """
-        done, given_up = threading.Event(), threading.Event()
+        watched: Watched | None = None
         try:
             with self.read() as connection:
-                arguments = (connection, seconds_max, is_stopped, done, given_up)
-                watch = threading.Thread(target=_watch, args=arguments, name="index watch")
-                watch.start()
-                try:
+                watched = Watched(connection, time.monotonic() + seconds_max, is_stopped)
+                with self._watch.over(watched):
                     yield connection
-                finally:
-                    done.set()
-                    watch.join()  # or it would interrupt whoever has the connection next
         except Unreachable as error:
-            if not given_up.is_set():
+            if watched is None or not watched.is_given_up:
                 raise
             raise Exhausted("the search takes too long", seconds_max=seconds_max) from error
 
@@ -129,24 +125,8 @@ class Index:
 
     def close(self) -> None:
         """Close every connection."""
+        self._watch.close()
         self.engine.dispose()
-
-
-def _watch(
-    connection: Connection,
-    seconds_max: float,
-    is_stopped: Callable[[], bool],
-    done: threading.Event,
-    given_up: threading.Event,
-) -> None:
-    """Interrupt a connection's statements once their time is over, until it is done with."""
-    driver: Any = connection.connection.driver_connection
-    interrupt = driver.interrupt if connection.dialect.name == "sqlite" else driver.cancel_safe
-    until = time.monotonic() + seconds_max
-    while not done.wait(WATCH_STEP_S):
-        if time.monotonic() > until or is_stopped():
-            given_up.set()
-            interrupt()
 
 
 def open_index(url: str) -> Index:

@@ -6,7 +6,7 @@ Functions take the caller's connection, so that a row, its audit and its jobs sh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,13 +25,16 @@ from sqlalchemy import (
 )
 
 from pacs.dicom.attributes import Attribute, Level, read_from_data_set
-from pacs.dicom.matching import PN_GROUPS, canonical_time, folded
+from pacs.dicom.folding import canonical_date, canonical_time, folded
+from pacs.dicom.matching import PN_GROUPS
 from pacs.dicom.part10 import Scan
 from pacs.errors import Unreachable
+from pacs.index import names
 from pacs.index.schema import (
     archives,
     insert_new,
     instances,
+    name_tails,
     now,
     patients,
     same,
@@ -101,6 +104,8 @@ def _columns(attribute: Attribute, text: str) -> Values:
     keyword, text = attribute.keyword, _cut(text.replace("\0", ""))
     if attribute.vr in ("IS", "US"):
         return {keyword: int(text) if _WHOLE_NUMBER.fullmatch(text) else None}
+    if attribute.vr == "DA":
+        return {keyword: canonical_date(text) or None}
     values: Values = {keyword: text or (None if _nullable(keyword) else "")}
     if attribute.vr == "PN":
         groups = [*text.split("="), "", "", ""]
@@ -110,6 +115,22 @@ def _columns(attribute: Attribute, text: str) -> Values:
     elif attribute.vr == "TM":
         values |= dict.fromkeys(search_columns(attribute), canonical_time(text) or None)
     return values
+
+
+def unfit(scan: Scan, values: Mapping[Level, Values]) -> tuple[str, ...]:
+    """The keywords of values that are there, and that the index leaves out as no value of their VR."""
+    return tuple(
+        attribute.keyword
+        for level in Level
+        for attribute in read_from_data_set(level)
+        if attribute.vr in _CHECKED
+        and not values[level][search_columns(attribute)[0]]
+        and values[level][search_columns(attribute)[0]] != 0
+        and scan.text(attribute.keyword)
+    )
+
+
+_CHECKED: Final = frozenset(("DA", "IS", "TM", "US"))
 
 
 def _cut(text: str) -> str:
@@ -236,12 +257,14 @@ def _add_study(connection: Connection, archive: int, values: Mapping[Level, Valu
     patient = values[Level.PATIENT]
     study = values[Level.STUDY]
     scope = "" if patient["PatientID"] else study["StudyInstanceUID"]
-    patient_id, _ = insert_new(
+    patient_id, is_new = insert_new(
         connection,
         patients,
         ["archive_id", "PatientID", "IssuerOfPatientID", "scope"],
         {"archive_id": archive, "scope": scope, **patient},
     )
+    if is_new:
+        names.enter(connection, archive, patient_id, patient)
     insert_new(
         connection,
         studies,
@@ -333,6 +356,12 @@ def members_of(connection: Connection, archive: int, scope: Scope) -> list[Row[A
     return list(connection.execute(_MEMBERS.where(_inside(archive, scope)).order_by(*_IN_ORDER)))
 
 
+def placed(connection: Connection, instance_ids: Sequence[int]) -> dict[int, Row[Any]]:
+    """The instances with these ids, with their places; of those that are gone, nothing."""
+    rows = connection.execute(_PLACED.where(instances.c.id.in_(instance_ids)))
+    return {row.id: row for row in rows}
+
+
 def _inside(archive: int, scope: Scope) -> ColumnElement[bool]:
     wanted = [
         studies.c.archive_id == archive,
@@ -399,10 +428,13 @@ def _remove_childless(connection: Connection, study_id: int) -> None:
     for parent, child, link, ours in (
         (series, instances, instances.c.series_id, series.c.study_id == study_id),
         (studies, series, series.c.study_id, studies.c.id == study_id),
-        (patients, studies, studies.c.patient_id, patients.c.id == patient),
     ):
         childless = not_(exists(select(child.c.id).where(link == parent.c.id)))
         connection.execute(delete(parent).where(ours, childless))
+    has_study = exists(select(studies.c.id).where(studies.c.patient_id == patients.c.id))
+    gone = delete(patients).where(patients.c.id == patient, not_(has_study)).returning(patients)
+    for row in connection.execute(gone).mappings():
+        names.leave(connection, row["archive_id"], row["id"], row)
 
 
 def still_named(connection: Connection, digests: set[str]) -> Iterator[str]:
@@ -438,7 +470,7 @@ def forget_everything(connection: Connection, archive: int) -> None:
     """Remove every row of an archive's instances; its objects stay. For `rebuild`."""
     of_archive = select(instances.c.id).where(instances.c.archive_id == archive)
     connection.execute(delete(versions).where(versions.c.instance_id.in_(of_archive)))
-    for table in (instances, series, studies, patients):
+    for table in (instances, series, studies, patients, name_tails):
         connection.execute(delete(table).where(table.c.archive_id == archive))
 
 

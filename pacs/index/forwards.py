@@ -36,7 +36,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pacs.dicom.attributes import Attribute, Level
 from pacs.dicom.matching import Match
 from pacs.index import jobs as queue
-from pacs.index import queries
+from pacs.index import narrowing, queries
 from pacs.index.jobs import DELIVERY_ATTEMPTS_MAX, QUEUED, RUNNING, Job
 from pacs.index.schema import (
     deliveries,
@@ -221,8 +221,8 @@ class Chosen:
 
 def _holds(attribute: Attribute, match: Match, dialect: str) -> ColumnElement[bool]:
     if attribute is SENDER:
-        return queries.condition(instances.c.source_ae_title, match, dialect)
-    return queries.wanted(attribute, match, dialect)
+        return narrowing.condition(instances.c.source_ae_title, match, dialect)
+    return narrowing.wanted(attribute, match, dialect)
 
 
 def enter(connection: Connection, rule: Rule, chosen: Chosen, cause: str) -> int:

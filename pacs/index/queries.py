@@ -1,45 +1,25 @@
-"""A query becomes SQL, for C-FIND, QIDO-RS and the pages alike.
+"""A query is answered, for C-FIND, QIDO-RS and the pages alike.
 
-`condition` turns one matching key into a condition; the attributes' columns come from `INDEXED`.
-The page of rows is fetched first, and what is counted about them second, for those rows alone.
+`narrowing` turns its keys into conditions. The ids of a page's rows are found first, in order; their
+values come second, and what is counted about them third, for those rows alone.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Row,
-    Select,
-    and_,
-    exists,
-    false,
-    func,
-    or_,
-    select,
-    true,
-)
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, func, literal_column, select
 from sqlalchemy.sql.selectable import FromClause
 
 from pacs.dicom.attributes import INDEXED, Attribute, Level
-from pacs.dicom.matching import (
-    PN_GROUPS,
-    Match,
-    Query,
-    Range,
-    Single,
-    UidList,
-    Universal,
-    Wildcard,
-    Words,
-)
-from pacs.index.schema import TABLE, instances, patients, search_columns, series, studies
+from pacs.dicom.matching import Query
+from pacs.index.narrowing import among, narrowed, packed
+from pacs.index.schema import TABLE, instances, patients, series, studies
 
 Value = str | int | tuple[str, ...] | None
 
@@ -50,15 +30,18 @@ JOINED_DOWN_TO: Final[dict[Level, FromClause]] = {
     Level.INSTANCE: patients.join(studies).join(series).join(instances),
 }
 
+_JOINED_UP_TO: Final[dict[Level, FromClause]] = {
+    Level.PATIENT: patients.join(studies).join(series).join(instances),
+    Level.STUDY: studies.join(series).join(instances),
+    Level.SERIES: series.join(instances),
+    Level.INSTANCE: instances,
+}
+
 # The same request on the same data gives the same order (PS3.18 8.3.4.4.1): newest study first,
 # then by number, and by UID where the rest is equal; missing values last.
 _ORDER: Final[dict[Level, tuple[ColumnElement[Any], ...]]] = {
     Level.PATIENT: (patients.c.PatientID, patients.c.id),
-    Level.STUDY: (
-        studies.c.StudyDate.desc().nulls_last(),
-        studies.c.StudyTime_sorted.desc().nulls_last(),
-        studies.c.StudyInstanceUID,
-    ),
+    Level.STUDY: (studies.c.moment.desc(), studies.c.StudyInstanceUID.desc()),
     Level.SERIES: (
         studies.c.StudyInstanceUID,
         series.c.SeriesNumber.nulls_last(),
@@ -78,32 +61,46 @@ def search(
     connection: Connection, archive: int, query: Query
 ) -> tuple[list[dict[str, Value]], bool]:
     """The rows that satisfy every key, and whether more exist beyond the limit."""
-    found = connection.execute(statement(archive, query, connection.dialect.name)).all()
-    page = found[: query.limit]
-    counts = _counted(connection, query.level, [row.id for row in page])
-    return [_answer(row, query.level, counts[row.id]) for row in page], len(found) > query.limit
-
-
-def statement(archive: int, query: Query, dialect: str) -> Select[Any]:
-    """The SELECT for one page, and one row more: it tells that more exist."""
-    return _satisfying(archive, query, _answered(query.level), dialect).limit(query.limit + 1)
+    ids = found_ids(connection, archive, replace(query, limit=query.limit + 1))
+    return answers(connection, query.level, ids[: query.limit]), len(ids) > query.limit
 
 
 def found_ids(connection: Connection, archive: int, query: Query) -> array[int]:
     """The ids of the rows that satisfy every key, in their order: 8 bytes for each of a million."""
-    satisfying = _satisfying(archive, query, [TABLE[query.level].c.id], connection.dialect.name)
-    return array("q", connection.execute(satisfying.limit(query.limit)).scalars())
+    wanted = narrowed(connection, archive, query).select(TABLE[query.level].c.id)
+    in_order = wanted.order_by(*_ORDER[query.level]).offset(query.offset).limit(query.limit)
+    return array("q", connection.execute(in_order).scalars())
+
+
+def count(connection: Connection, archive: int, query: Query) -> int:
+    """How many rows satisfy every key: those from the query's offset on, up to its limit."""
+    wanted = narrowed(connection, archive, query).select(literal_column("1"))
+    page = wanted.offset(query.offset).limit(query.limit).subquery()
+    return int(connection.execute(select(func.count()).select_from(page)).scalar_one())
+
+
+def first_instances(connection: Connection, level: Level, ids: Sequence[int]) -> dict[int, int]:
+    """The id of the first instance of each of these patients, studies, series or instances."""
+    owner, first = TABLE[level].c.id, func.min(instances.c.id).label("first")
+    found = select(owner, first).select_from(_JOINED_UP_TO[level])
+    rows = connection.execute(found.where(owner.in_(ids)).group_by(owner))
+    return {row.id: row.first for row in rows}
 
 
 def answers(connection: Connection, level: Level, ids: Sequence[int]) -> list[dict[str, Value]]:
     """The rows with these ids in their order; of those that went meanwhile, nothing."""
-    table = TABLE[level]
-    rows = connection.execute(
-        select(*_answered(level)).select_from(JOINED_DOWN_TO[level]).where(table.c.id.in_(ids))
-    )
+    dialect = connection.dialect.name
+    rows = connection.execute(_rows(level, dialect), packed(ids, dialect))
     counts = _counted(connection, level, ids)
     found = {row.id: _answer(row, level, counts[row.id]) for row in rows}
     return [found[one] for one in ids if one in found]
+
+
+@cache
+def _rows(level: Level, dialect: str) -> Select[Any]:
+    """What is answered of rows by their ids; built once, since building costs more than running."""
+    wanted = select(*_answered(level)).select_from(JOINED_DOWN_TO[level])
+    return wanted.where(among(TABLE[level].c.id, dialect))
 
 
 def held(connection: Connection, archive: int, query: Query) -> list[Row[Any]]:
@@ -114,62 +111,18 @@ def held(connection: Connection, archive: int, query: Query) -> list[Row[Any]]:
         *(instances.c[name] for name in ("SOPClassUID", "SOPInstanceUID", "transfer_syntax_uid")),
         *(instances.c[name] for name in ("digest", "size_bytes", "data_set_offset")),
     )
-    return list(connection.execute(_satisfying(archive, query, columns, connection.dialect.name)))
-
-
-def _satisfying(
-    archive: int, query: Query, columns: Sequence[ColumnElement[Any]], dialect: str
-) -> Select[Any]:
-    """Columns of the rows that satisfy every key, in their order.
-
-    The archive is asked of every table that has a key: it is the first column of their indices.
-    Asked of the others it would only lead the database to begin with all rows of the archive.
-    """
-    above = {key: match for key, match in query.keys.items() if key.level <= query.level}
-    below = {key: match for key, match in query.keys.items() if key.level > query.level}
-    return (
-        select(*columns)
-        .select_from(JOINED_DOWN_TO[query.level])
-        .where(*(TABLE[level].c.archive_id == archive for level in _asked(query.level, above)))
-        .where(*(wanted(key, match, dialect) for key, match in above.items()))
-        .where(*([_has_below(query.level, below, dialect)] if below else []))
-        .order_by(*_ORDER[query.level])
-        .offset(query.offset)
-    )
-
-
-def _asked(level: Level, keys: Mapping[Attribute, Match]) -> set[Level]:
-    """The levels that some key narrows down, or else the level of the query."""
-    return {key.level for key, match in keys.items() if match != Universal()} or {level}
-
-
-# Parent and child of each level, to look from a row at what lies below it.
-_STEPS: Final[dict[Level, tuple[FromClause, ColumnElement[bool]]]] = {
-    Level.STUDY: (studies, studies.c.patient_id == patients.c.id),
-    Level.SERIES: (series, series.c.study_id == studies.c.id),
-    Level.INSTANCE: (instances, instances.c.series_id == series.c.id),
-}
-
-
-def _has_below(level: Level, keys: Mapping[Attribute, Match], dialect: str) -> ColumnElement[bool]:
-    """Whether one chain of rows below this one satisfies every key (PS3.4 C.4.1.2.2.1)."""
-    lowest = max(key.level for key in keys)
-    steps = [_STEPS[step] for step in Level if level < step <= lowest]
-    return exists(
-        select(1)
-        .select_from(*(table for table, _ in steps))
-        .where(*(link for _, link in steps))
-        .where(*(wanted(key, match, dialect) for key, match in keys.items()))
-        .correlate(TABLE[level])
-    )
+    wanted = narrowed(connection, archive, query).select(*columns)
+    return list(connection.execute(wanted.order_by(*_ORDER[Level.INSTANCE])))
 
 
 def _answered(level: Level) -> list[ColumnElement[Any]]:
-    return [TABLE[level].c.id, *_extra(level), *(_column(a) for a in _returned(level))]
+    return [*(_column(INDEXED[a]) for a in _returned(level)), TABLE[level].c.id, *_extra(level)]
 
 
-def _returned(level: Level) -> list[Attribute]:
-    return [a for a in INDEXED.values() if a.level <= level and not a.counted]
+@cache
+def _returned(level: Level) -> tuple[str, ...]:
+    """The keywords of the columns that come first in a row."""
+    return tuple(a.keyword for a in INDEXED.values() if a.level <= level and not a.counted)
 
 
 def _extra(level: Level) -> Sequence[Column[Any]]:
@@ -180,73 +133,8 @@ def _column(attribute: Attribute) -> Column[Any]:
     return TABLE[attribute.level].c[attribute.keyword]
 
 
-def wanted(attribute: Attribute, match: Match, dialect: str) -> ColumnElement[bool]:
-    """One key as SQL over the joined tables: the condition on its attribute's columns."""
-    if attribute.keyword == "ModalitiesInStudy":
-        holds = condition(series.c.Modality, match, dialect)
-        return exists(select(1).where(series.c.study_id == studies.c.id, holds).correlate(studies))
-    return satisfied(TABLE[attribute.level], attribute, match, dialect)
-
-
-def satisfied(
-    table: FromClause, attribute: Attribute, match: Match, dialect: str
-) -> ColumnElement[bool]:
-    """One matching key as a condition on the columns of its attribute in a table."""
-    columns: list[Column[Any]] = [table.c[name] for name in search_columns(attribute)]  # type: ignore[misc]  # a table's are
-    if attribute.vr == "PN":
-        return name_condition(columns, match, dialect)
-    return condition(columns[0], match, dialect)
-
-
-def name_condition(
-    columns: Sequence[Column[Any]], match: Match, dialect: str
-) -> ColumnElement[bool]:
-    """A name matches if any of its component groups does, or each group the key gives (C.2.2.2)."""
-    text = match.value if isinstance(match, Single) else getattr(match, "pattern", "")
-    if "=" not in str(text):
-        return or_(*(condition(column, match, dialect) for column in columns))
-    given = zip(columns, str(text).split("="), strict=False)
-    assert len(columns) == len(PN_GROUPS)
-    return and_(*(condition(c, _of_group(group), dialect) for c, group in given if group))
-
-
-def _of_group(group: str) -> Match:
-    return Wildcard(group) if "*" in group or "?" in group else Single(group)
-
-
-def condition(column: Column[Any], wanted: Match, dialect: str) -> ColumnElement[bool]:
-    """One matching key as SQL (PS3.4 C.2.2.2)."""
-    match wanted:
-        case Universal():
-            return true()
-        case Single(value):
-            return column == value
-        case UidList(uids):
-            return column.in_(uids) if uids else false()
-        case Wildcard(pattern):
-            return _like(column, pattern, dialect)
-        case Range(first, last):
-            return and_(column >= first if first else true(), column <= last if last else true())
-        case Words(words):
-            return and_(*(_begins_a_word(column, word, dialect) for word in words))
-
-
-def _begins_a_word(column: Column[Any], word: str, dialect: str) -> ColumnElement[bool]:
-    return or_(*(_like(column, f"{before}{word}*", dialect) for before in ("", "* ", "*^")))
-
-
-def _like(column: Column[Any], pattern: str, dialect: str) -> ColumnElement[bool]:
-    """Case-sensitive on both databases: SQLite's LIKE folds case, its GLOB does not."""
-    if dialect == "sqlite":
-        return column.op("GLOB", is_comparison=True)(pattern.replace("[", "[[]"))
-    return column.like(pattern.translate(_LIKE), escape="\\")
-
-
-_LIKE: Final = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_", "*": "%", "?": "_"})
-
-
 def _answer(row: Row[Any], level: Level, counts: dict[str, Value]) -> dict[str, Value]:
-    answer: dict[str, Value] = {a.keyword: getattr(row, a.keyword) for a in _returned(level)}
+    answer: dict[str, Value] = dict(zip(_returned(level), row, strict=False))
     if level is Level.INSTANCE:
         answer["AvailableTransferSyntaxUID"] = (row.transfer_syntax_uid,)
     return answer | counts
@@ -256,39 +144,40 @@ def _counted(
     connection: Connection, level: Level, ids: Sequence[int]
 ) -> defaultdict[int, dict[str, Value]]:
     answers: defaultdict[int, dict[str, Value]] = defaultdict(dict)
+    dialect = connection.dialect.name
+    wanted = packed(ids, dialect)
     if level is Level.STUDY:
-        for row in _of_studies(connection, ids):
+        for row in connection.execute(_of_studies(dialect), wanted):
             answers[row.id] = {
                 "ModalitiesInStudy": _distinct(row.modalities),
                 "NumberOfStudyRelatedSeries": row.series,
                 "NumberOfStudyRelatedInstances": int(row.instances),
             }
     elif level is Level.SERIES:
-        for row in _count(connection, instances.c.series_id, ids):
+        for row in connection.execute(_number_of(instances.c.series_id, dialect), wanted):
             answers[row.id] = {"NumberOfSeriesRelatedInstances": row.number}
     elif level is Level.PATIENT:
-        for row in _count(connection, studies.c.patient_id, ids):
+        for row in connection.execute(_number_of(studies.c.patient_id, dialect), wanted):
             answers[row.id] = {"NumberOfPatientRelatedStudies": row.number}
     return answers
 
 
-def _count(connection: Connection, parent: Column[Any], ids: Sequence[int]) -> Iterable[Row[Any]]:
-    return connection.execute(
-        select(parent.label("id"), func.count().label("number"))
-        .where(parent.in_(ids))
-        .group_by(parent)
-    )
+@cache
+def _number_of(child: Column[Any], dialect: str) -> Select[Any]:
+    wanted = select(child.label("id"), func.count().label("number"))
+    return wanted.where(among(child, dialect)).group_by(child)
 
 
-def _of_studies(connection: Connection, ids: Sequence[int]) -> Iterable[Row[Any]]:
+@cache
+def _of_studies(dialect: str) -> Select[Any]:
     held = (
         select(instances.c.series_id, func.count().label("number"))
         .join(series)
-        .where(series.c.study_id.in_(ids))
+        .where(among(series.c.study_id, dialect))
         .group_by(instances.c.series_id)
         .subquery()
     )
-    return connection.execute(
+    return (
         select(
             series.c.study_id.label("id"),
             func.count().label("series"),
@@ -296,7 +185,7 @@ def _of_studies(connection: Connection, ids: Sequence[int]) -> Iterable[Row[Any]
             func.aggregate_strings(func.coalesce(series.c.Modality, "OT"), ",").label("modalities"),
         )
         .join(held, held.c.series_id == series.c.id)
-        .where(series.c.study_id.in_(ids))
+        .where(among(series.c.study_id, dialect))
         .group_by(series.c.study_id)
     )
 

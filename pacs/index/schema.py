@@ -17,6 +17,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Computed,
     Connection,
     Double,
     ForeignKey,
@@ -30,10 +31,11 @@ from sqlalchemy import (
     and_,
     bindparam,
     select,
+    true,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.compiler import DDLCompiler, SQLCompiler
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -45,6 +47,13 @@ from pacs.errors import Unreachable
 Exact = Text().with_variant(Text(collation="C"), "postgresql")
 Key = BigInteger().with_variant(Integer(), "sqlite")
 
+
+@compiles(Computed, "postgresql")
+def _stored_on_postgresql(column: Computed, _compiler: DDLCompiler, **_: object) -> str:
+    """PostgreSQL has indexes on stored derived columns alone; SQLite adds virtual ones alone."""
+    return f"GENERATED ALWAYS AS ({column.sqltext}) STORED"
+
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -54,6 +63,7 @@ metadata = MetaData(
     }
 )
 
+MOMENT: Final = """coalesce("StudyDate", '') || coalesce("StudyTime_sorted", '')"""
 RACES_MAX: Final = 10  # an insert that loses so often against a remover of the same row is given up
 
 _NUMBERS: Final = frozenset({"IS", "US"})
@@ -105,6 +115,16 @@ patients = Table(
     Index(None, "archive_id", "PatientName_alphabetic"),
 )
 
+# Where a name can be found from its middle: it from each of its characters on (`names.tails`).
+name_tails = Table(
+    "name_tails",
+    metadata,
+    Column("archive_id", Key, primary_key=True, autoincrement=False),
+    Column("tail", Exact, primary_key=True),
+    Column("patient_id", Key, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
 studies = Table(
     "studies",
     metadata,
@@ -112,6 +132,8 @@ studies = Table(
     _archive(),
     Column("patient_id", Key, ForeignKey("patients.id"), nullable=False, index=True),
     *_columns_of(read_from_data_set(Level.STUDY)),
+    # Date and time in one text that sorts, empty where they are unknown: the order of answers.
+    Column("moment", Exact, Computed(MOMENT)),
     Column("state", Exact, nullable=False, server_default="receiving"),
     Column("generation", Integer, nullable=False, server_default="0"),
     Column("first_received_at", Double, nullable=False),
@@ -120,7 +142,7 @@ studies = Table(
     # Since when the metadata of its series wait to be made; NULL if they do not.
     Column("metadata_due_at", Double),
     UniqueConstraint("archive_id", "StudyInstanceUID"),
-    Index(None, "archive_id", "StudyDate", "StudyTime_sorted"),
+    Index(None, "archive_id", "moment", "StudyInstanceUID"),
     Index(None, "archive_id", "AccessionNumber"),
     Index(None, "state", "last_received_at"),
     Index(None, "metadata_due_at"),
@@ -135,7 +157,7 @@ series = Table(
     *_columns_of(read_from_data_set(Level.SERIES)),
     UniqueConstraint("study_id", "SeriesInstanceUID"),
     Index(None, "archive_id", "SeriesInstanceUID"),
-    Index(None, "archive_id", "Modality"),
+    Index(None, "archive_id", "Modality", "study_id"),
 )
 
 series_metadata = Table(
@@ -249,6 +271,74 @@ audit_head = Table(
     Column("seq", BigInteger, nullable=False),
     Column("digest", Exact, nullable=False),
 )
+
+query_tags = Table(
+    "query_tags",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _archive(),
+    # The path, eight hex digits a step.
+    Column("path", Exact, nullable=False),
+    Column("creator", Exact, nullable=False, server_default=""),
+    Column("vr", Exact, nullable=False),
+    Column("level", Integer, nullable=False),
+    # Every node has these; the others were added by somebody.
+    Column("is_built_in", Boolean, nullable=False),
+    Column("is_queried", Boolean, nullable=False, server_default=true()),
+    # Instances up to `to_id` were there before the tag; those up to `done_id` have been read for it.
+    Column("to_id", BigInteger, nullable=False),
+    Column("done_id", BigInteger, nullable=False, server_default="0"),
+    Column("instances", BigInteger, nullable=False),
+    Column("done", BigInteger, nullable=False, server_default="0"),
+    Column("operation", Exact, nullable=False, index=True),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("archive_id", "path", "creator"),
+)
+
+query_tag_errors = Table(
+    "query_tag_errors",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("tag_id", Key, ForeignKey("query_tags.id", ondelete="CASCADE"), nullable=False),
+    Column(
+        "instance_id",
+        Key,
+        ForeignKey("instances.id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    Column("sentence", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Index(None, "tag_id", "id"),
+)
+
+
+def _tag_values(level: Level, owner: Table) -> Table:
+    """The values that the entities of one level have for extended query tags."""
+    return Table(
+        f"{level.name.lower()}_tag_values",
+        metadata,
+        Column("id", Key, primary_key=True),
+        Column("tag_id", Key, ForeignKey("query_tags.id", ondelete="CASCADE"), nullable=False),
+        Column("owner_id", Key, ForeignKey(owner.c.id, ondelete="CASCADE"), nullable=False),
+        # The numbers of the sequence items that the value stands in, each with a dot.
+        Column("items", Exact, nullable=False),
+        Column("text", Exact),
+        Column("number", Double),
+        Index(None, "tag_id", "text"),
+        Index(None, "tag_id", "number"),
+        Index(None, "owner_id", "tag_id"),
+    )
+
+
+TAG_VALUES: Final = {
+    level: _tag_values(level, owner)
+    for level, owner in (
+        (Level.STUDY, studies),
+        (Level.SERIES, series),
+        (Level.INSTANCE, instances),
+    )
+}
 
 peers = Table(
     "peers",

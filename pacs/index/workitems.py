@@ -32,11 +32,12 @@ from sqlalchemy import (
 from pacs.dicom import attribute_lists
 from pacs.dicom.attributes import Attribute, Level
 from pacs.dicom.criteria import Criteria, compared, flat
+from pacs.dicom.folding import folded
 from pacs.dicom.json_model import JsonModel
-from pacs.dicom.matching import PN_GROUPS, Match, folded
+from pacs.dicom.matching import PN_GROUPS, Match
 from pacs.index import jobs
 from pacs.index.catalog import INDEXED_BYTES_MAX
-from pacs.index.queries import condition, name_condition
+from pacs.index.narrowing import condition, name_condition
 from pacs.index.schema import (
     WORKITEM_KEYS,
     insert_new,

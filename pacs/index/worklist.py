@@ -27,10 +27,11 @@ from sqlalchemy import (
 )
 
 from pacs.dicom.attributes import WORKLIST, Attribute, Level
+from pacs.dicom.folding import canonical_time, folded
 from pacs.dicom.json_model import JsonModel
-from pacs.dicom.matching import Match, Range, Single, Wildcard, canonical_time, folded
+from pacs.dicom.matching import Match, Range, Single, Wildcard
 from pacs.dicom.small_sets import items_of, text_of
-from pacs.index.queries import condition, satisfied
+from pacs.index.narrowing import condition, satisfied
 from pacs.index.schema import insert_new, now, scheduled_steps, search_columns
 
 STEP_SEQUENCE: Final = "ScheduledProcedureStepSequence"

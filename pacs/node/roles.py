@@ -26,6 +26,7 @@ import uvicorn
 from inference.pipeline import Pipeline
 from pacs import worker
 from pacs.archive import series_metadata, upkeep
+from pacs.archive.tagging import QueryTags
 from pacs.config import Config
 from pacs.decode import Decoder
 from pacs.delivery import Deliverer
@@ -177,6 +178,7 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
                 node.workflow.fail_silent_jobs,
                 node.forwarding.sweep,
                 lambda: sum(series_metadata.make_due(archive) for archive in node.archives),
+                lambda: sum(QueryTags(archive).fill() for archive in node.archives),
                 _every(STATISTICS_S, node.index.maintain),
                 _every(STATISTICS_S, node.workitems.forget),
                 _every(UPKEEP_S, node.worklist.remove_old),

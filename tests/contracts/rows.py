@@ -38,14 +38,20 @@ def search(
     offset: int = 0,
     fuzzy: bool = False,
     archive: str = "main",
+    combined: bool = False,
+    empty: bool = False,
+    multiple: bool = False,
     **keys: str,
 ) -> list[dict[str, Any]]:
     """The rows that keys given by keyword find."""
     parsed = {
-        INDEXED[key]: parse_key(INDEXED[key], text, fuzzy=fuzzy) for key, text in keys.items()
+        INDEXED[key]: parse_key(INDEXED[key], text, fuzzy=fuzzy, empty=empty, multiple=multiple)
+        for key, text in keys.items()
     }
     with index.write() as connection:
         archive_id = catalog.archive_id(connection, archive)
     with index.read() as connection:
-        rows, _ = queries.search(connection, archive_id, Query(level, parsed, limit, offset))
+        rows, _ = queries.search(
+            connection, archive_id, Query(level, parsed, limit, offset, combined=combined)
+        )
     return rows

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 from pydicom import Dataset
+from sqlalchemy import func, select
 
 from pacs.dicom.attributes import INDEXED, Level
 from pacs.dicom.matching import Query
-from pacs.index import Index, open_index, queries
+from pacs.index import Index, catalog, open_index, queries
+from pacs.index.catalog import Scope
+from pacs.index.schema import name_tails
 from tests import make, parts
 from tests.contracts.rows import enter, search
 
@@ -61,6 +64,12 @@ def filled(
     index.close()
     if not is_sqlite:
         postgresql_server.drop(url)
+
+
+@pytest.fixture(params=["looked up", "walked"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a key's matches are few or many must not be seen in any answer."""
+    monkeypatch.setattr("pacs.index.narrowing.FEW", 5_000 if request.param == "looked up" else 0)
 
 
 TEXTS = ["Chest", "chest", "CHEST CT", "100%", "100x", "a_b", "axb", "[a]", "a", "x]y", "d-f", ""]
@@ -221,6 +230,49 @@ def test_dates_and_times_are_matched_as_values_and_ranges(
     assert found(filled, "dates", StudyDate=date, StudyTime=time) == names
 
 
+@pytest.mark.parametrize(
+    ("date", "time", "names"),
+    [
+        ("20231231-20240229", "1030-110000", {"b", "c"}),
+        ("20231231-20240229", "09-12", {"a", "b", "c"}),
+        ("20240101-", "11-", {"c"}),
+        ("-20240101", "-09", {"a"}),
+        ("20240101-20240229", "1100-1059", set()),
+        ("20240101", "1030-1100", {"b"}),
+        ("-20240229", "1030-", {"b", "c"}),
+    ],
+)
+def test_a_range_of_dates_and_one_of_times_are_one_interval_if_combined(
+    filled: Index, date: str, time: str, names: set[str]
+) -> None:
+    rows = search(filled, archive="dates", combined=True, StudyDate=date, StudyTime=time)
+    assert {row["StudyID"] for row in rows} == names
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ('""', {"empty"}),
+        ("doe*\\wang*", {"doe", "wang"}),
+        ("muller^eva\\=王*", {"muller", "wang"}),
+        ("*ang^xiaod*", {"wang"}),
+        ("*小東", {"wang"}),
+        ("a^x", set()),
+    ],
+)
+def test_empty_and_multiple_values_match(filled: Index, key: str, names: set[str]) -> None:
+    rows = search(filled, archive="names", empty=True, multiple=True, PatientName=key)
+    assert {row["StudyID"] for row in rows} == names
+
+
+def test_rows_are_counted_from_an_offset_up_to_a_limit(filled: Index) -> None:
+    archive = enter(filled, archive="levels")
+    with filled.read() as connection:
+        for limit, offset, number in ((100, 0, 8), (3, 0, 3), (100, 6, 2), (100, 9, 0)):
+            query = Query(Level.INSTANCE, limit=limit, offset=offset)
+            assert queries.count(connection, archive, query) == number
+
+
 def test_uids_are_matched_as_lists(filled: Index) -> None:
     one_, two = make.uid("one"), make.uid("two")
     assert found(filled, "levels", StudyInstanceUID=one_) == {"one"}
@@ -311,6 +363,15 @@ def test_what_lacks_its_number_comes_last_and_in_the_order_of_uids(index: Index)
         enter(index, made)
     order = [row["SeriesInstanceUID"] for row in search(index, Level.SERIES)]
     assert order == ["1.2", "1.1", "1.0", "1.3"]
+
+
+def test_the_tails_of_a_name_go_with_its_patient(index: Index) -> None:
+    archive = enter(index, make.data_set(patient_name="Doe^Jane"))
+    assert len(search(index, PatientName="*oe^j*")) == 1
+    with index.write() as connection:
+        catalog.remove(connection, archive, Scope(make.uid("study")))
+        assert connection.execute(select(func.count()).select_from(name_tails)).scalar() == 0
+    assert search(index, PatientName="*oe^j*") == []
 
 
 def test_a_study_whose_series_name_no_modality_is_answered(index: Index) -> None:

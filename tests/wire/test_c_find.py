@@ -263,7 +263,7 @@ def test_every_match_is_answered_once_and_in_order(large: Node) -> None:
     uids = [answer.StudyInstanceUID for answer in answers]
     assert statuses == [PENDING] * (MANY + 2) + [SUCCESS]
     assert uids[:2] == [OTHER, STUDY]
-    assert sorted(uids[2:]) == uids[2:]
+    assert sorted(uids[2:], reverse=True) == uids[2:]
     assert len(set(uids)) == MANY + 2
 
 

@@ -10,6 +10,7 @@ from web.dicomweb import (
     frames,
     metadata,
     notifications,
+    query_tags,
     rendered,
     retrieve,
     search,
@@ -21,8 +22,12 @@ from web.dicomweb.door import IDENTIFIED, RESEARCH
 __all__ = ["IDENTIFIED", "RESEARCH", "router", "worklist"]
 
 router = APIRouter(tags=["DICOMweb"])
-# Routes are tried in this order: what viewers ask most often comes first.
-for service in (frames, rendered, retrieve, metadata, bulkdata, search, store, capabilities):
+# Routes are tried in this order: what viewers ask most often comes first, and `/studies/count`
+# before `/studies/{study}`.
+for service in (
+    *(frames, rendered, search, query_tags),
+    *(retrieve, metadata, bulkdata, store, capabilities),
+):
     router.include_router(service.router)
 # The root is meant with and without a slash at its end.
 router.add_api_route("", capabilities.retrieve_capabilities, methods=["OPTIONS"])

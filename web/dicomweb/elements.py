@@ -33,13 +33,13 @@ def _tag_and_vr(keyword: str) -> tuple[str, str]:
 
 def _value(vr: str, value: object) -> object:
     if vr == "PN":
-        return _person_name(str(value))
+        return person_name(str(value))
     if vr in _WHOLE_NUMBERS:
         return int(str(value))
     return value
 
 
-def _person_name(text: str) -> dict[str, str]:
+def person_name(text: str) -> dict[str, str]:
     """`Alphabetic=Ideographic=Phonetic` as the object of F.2.2."""
     groups = zip(PN_GROUPS, text.split("="), strict=False)
     return {name.capitalize(): group for name, group in groups if group}

@@ -29,7 +29,8 @@ from web.dicomweb.answers import json_answer
 from web.dicomweb.door import At, Door, warning
 from web.dicomweb.media_types import DICOM_JSON, JSON, media_type
 from web.dicomweb.negotiation import json_type
-from web.dicomweb.search import EMPTY_RESULT_STATUS, MORE_REMAIN, NOT_ATTRIBUTES
+from web.dicomweb.parameters import MORE_REMAIN, NOT_ATTRIBUTES
+from web.dicomweb.search import EMPTY_RESULT_STATUS
 from web.errors import TooLong, problem
 
 ANSWER_CHARACTERS_MAX: Final = 32 << 20  # of one page of a search; what is beyond is a further page

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pacs.dicom.attribute_lists import element
 from pacs.dicom.criteria import is_like, parse, satisfies
-from pacs.dicom.matching import canonical_date_time
+from pacs.dicom.folding import canonical_date_time
 from pacs.errors import BadQuery
 
 CODE = element("CodeValue", "A") | element("CodeMeaning", "first")

@@ -7,9 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pacs.dicom.attributes import INDEXED, Level
+from pacs.dicom.folding import canonical_time, folded
 from pacs.dicom.matching import (
     KEY_CHARACTERS_MAX,
+    VALUES_MAX,
     WILDCARDS_MAX,
+    AnyOf,
+    Empty,
     Match,
     Query,
     Range,
@@ -18,10 +22,9 @@ from pacs.dicom.matching import (
     Universal,
     Wildcard,
     Words,
-    canonical_time,
-    folded,
     parse_key,
 )
+from pacs.dicom.query_tags import QueryTag
 from pacs.errors import BadQuery
 
 
@@ -94,6 +97,61 @@ def test_a_key_that_cannot_be_matched_is_refused(keyword: str, text: str) -> Non
     with pytest.raises(BadQuery) as caught:
         parse_key(INDEXED[keyword], text)
     assert text not in caught.value.message
+
+
+def of_vr(vr: str) -> QueryTag:
+    return QueryTag((0x00090010,), vr, Level.INSTANCE)
+
+
+@pytest.mark.parametrize(
+    ("vr", "text", "meaning"),
+    [
+        ("DS", "1.50", Single(1.5)),
+        ("FD", "-2e3", Single(-2000.0)),
+        ("SL", "-7", Single(-7)),
+        ("AT", "(0010,0020)", Single("00100020")),
+        ("DT", "20240229", Range("20240229000000.000000", "20240229235959.999999")),
+        ("DT", "2024", Range("20240101000000.000000", "20241231235959.999999")),
+        ("DT", "202402", Range("20240201000000.000000", "20240229235959.999999")),
+        ("DT", "2023-2024", Range("20230101000000.000000", "20241231235959.999999")),
+        ("DT", "20240101-", Range("20240101000000.000000", "")),
+        ("DT", "-20240101", Range("", "20240101235959.999999")),
+        ("DT", "20240101120000+0100", Range("20240101110000.000000", "20240101110000.999999")),
+        ("DT", "20240101120000-0500-20240101", Range("20240101170000.000000", "20240101235959.999999")),
+        ("UT", "a*", Wildcard("a*")),
+        ("PN", "Doe^J", Single("doe^j")),
+    ],
+)  # fmt: skip
+def test_a_key_of_any_vr_means(vr: str, text: str, meaning: Match) -> None:
+    assert parse_key(of_vr(vr), text) == meaning
+
+
+@pytest.mark.parametrize(
+    ("vr", "text"),
+    [
+        ("DS", "one"), ("DS", "nan"), ("DS", "1e999"), ("FL", "--"), ("US", "1.5"), ("AT", "PatientID"),
+        ("DT", "-"), ("DT", "20240230"), ("DT", "2024-2025-2026"), ("DT", "99999999"), ("DT", "x"),
+    ],
+)  # fmt: skip
+def test_a_key_that_is_no_value_of_its_vr_is_refused(vr: str, text: str) -> None:
+    with pytest.raises(BadQuery):
+        parse_key(of_vr(vr), text)
+
+
+def test_two_quotation_marks_mean_no_value_where_that_is_asked_for() -> None:
+    key = INDEXED["PatientID"]
+    assert parse_key(key, '""', empty=True) == Empty()
+    assert parse_key(key, '""') == Single('""')
+
+
+def test_a_backslash_stands_between_values_where_that_is_asked_for() -> None:
+    key = INDEXED["StudyDate"]
+    assert parse_key(key, r"20240101\20240201-", multiple=True) == AnyOf(
+        (Single("20240101"), Range("20240201", ""))
+    )
+    assert parse_key(INDEXED["PatientID"], r"A\*", multiple=True) == Universal()
+    with pytest.raises(BadQuery, match="more than"):
+        parse_key(INDEXED["PatientID"], "a\\" * (VALUES_MAX + 1), multiple=True)
 
 
 @pytest.mark.parametrize("text", ["=", "==", "^", "^^=^", " = "])

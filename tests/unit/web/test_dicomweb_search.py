@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from pacs.archive import Scope
 from pacs.dicom.attributes import INDEXED, Level
 from pacs.dicom.matching import Single, UidList, Words
+from pacs.dicom.xml_model import read_xml_model
 from pacs.errors import BadQuery
 from tests import make
 from tests.unit.web.node import TESTER, Served, serving
 from web.dicomweb.elements import element
-from web.dicomweb.search import as_json, read_query
+from web.dicomweb.parameters import read_query
+from web.dicomweb.search import as_json
 
 CHEST, HEAD = make.uid("chest"), make.uid("head")
 
@@ -130,6 +133,10 @@ def test_an_empty_result_has_no_content(node: Served, path: str) -> None:
         ("studies?StudyDate=-", "StudyDate"),
         ("studies?StudyInstanceUID=1.2.x", "StudyInstanceUID"),
         ("studies?PatientID=1&PatientID=2", "PatientID"),
+        ("studies?PatientName=%FC", "UTF-8"),
+        ("studies?emptyvaluematching=1", "emptyvaluematching"),
+        ("studies?" + "&" * 2000, "parameters"),
+        ("series?RequestAttributesSequence.StudyID=1", "RequestAttributesSequence.StudyID"),
         (f"studies/{CHEST}/series?StudyInstanceUID={HEAD}", "StudyInstanceUID"),
         ("studies?fuzzymatching=maybe", "fuzzymatching"),
         ("studies?limit=-1", "limit"),
@@ -169,8 +176,120 @@ def test_pages_follow_each_other_and_say_when_more_remain(node: Served) -> None:
     all_uids = values(search(node, "instances"), "SOPInstanceUID")
     first, last = search(node, "instances?limit=4"), search(node, "instances?limit=4&offset=4")
     assert values(first, "SOPInstanceUID") + values(last, "SOPInstanceUID") == all_uids
-    assert "additional results" in first.headers["warning"]
+    assert '"There are 3 additional results that can be requested"' in first.headers["warning"]
     assert "warning" not in last.headers
+
+
+def test_what_takes_too_long_to_count_remains_without_a_number(
+    node: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.dicomweb.search.COUNTED_MAX", 2)
+    answer = search(node, "instances?limit=4")
+    assert '"There are additional results that can be requested"' in answer.headers["warning"]
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("patients/count", 2),
+        ("studies/count", 2),
+        ("studies/count?limit=1&offset=1", 2),
+        ("studies/count?ModalitiesInStudy=MR", 1),
+        ("series/count", 3),
+        ("instances/count?PatientID=nobody", 0),
+        (f"studies/{CHEST}/series/count", 2),
+        (f"studies/{CHEST}/instances/count", 6),
+        (f"studies/{CHEST}/series/{make.uid(CHEST, 'series', 1)}/instances/count", 3),
+    ],
+)
+def test_what_would_be_found_can_be_counted(node: Served, path: str, number: int) -> None:
+    answer = search(node, path)
+    assert (answer.status_code, answer.json()) == (200, {"count": number})
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_patients_are_found(node: Served) -> None:
+    answer = search(node, "patients?PatientName=yamada*")
+    assert values(answer, "PatientID") == ["P-2"]
+    assert values(answer, "NumberOfPatientRelatedStudies") == [1]
+    assert "00081190" not in answer.json()[0]
+
+
+def test_answers_come_as_xml_for_who_asks_for_it(node: Served) -> None:
+    accept = {"Accept": 'multipart/related; type="application/dicom+xml"'}
+    answer = node.client.get("/dicom-web/studies", headers=accept)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith(
+        'multipart/related; type="application/dicom+xml"'
+    )
+    message = email.message_from_bytes(
+        b"Content-Type: " + answer.headers["content-type"].encode() + b"\r\n\r\n" + answer.content
+    )
+    documents = [part.get_payload(decode=True) for part in message.get_payload()]  # type: ignore[union-attr] # a multipart message
+    models = [read_xml_model(document) for document in documents]  # type: ignore[arg-type] # bytes
+    assert models == search(node, "studies").json()
+
+
+def test_what_is_not_indexed_is_read_from_the_stored_object(node: Served) -> None:
+    tag, unknown = "00280106", "00280107"
+    answer = search(
+        node, f"studies/{CHEST}/instances?includefield=SmallestImagePixelValue,{unknown}"
+    )
+    assert all("PhotometricInterpretation" not in row for row in answer.json())
+    assert [tag in row or unknown in row for row in answer.json()] == [False] * 6
+    answer = search(
+        node, f"studies/{CHEST}/instances?includefield=00280004&includefield=BitsStored"
+    )
+    assert values(answer, "PhotometricInterpretation") == ["MONOCHROME2"] * 6
+    assert values(answer, "BitsStored") == [16] * 6
+    answer = search(node, f"studies/{CHEST}/instances?includefield=all")
+    assert values(answer, "SamplesPerPixel") == [1] * 6
+    assert "7FE00010" not in answer.json()[0]
+    tags = list(answer.json()[0])
+    assert tags == sorted(tags)
+
+
+def test_an_open_search_reads_no_more_objects_than_is_bearable(
+    node: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.dicomweb.search.INCLUDED_ROWS_MAX", 2)
+    answer = search(node, "instances?includefield=BitsStored")
+    assert len(answer.json()) == 2
+    assert "There are 5 additional results" in answer.headers["warning"]
+    assert len(search(node, f"studies/{CHEST}/instances?includefield=BitsStored").json()) == 6
+
+
+def test_who_asks_for_fuzzy_matching_in_vain_is_told(node: Served) -> None:
+    answer = search(node, "studies?fuzzymatching=true&AccessionNumber=A-1")
+    assert "Only literal matching has been performed" in answer.headers["warning"]
+    assert "warning" not in search(node, "studies?fuzzymatching=true&PatientName=doe").headers
+
+
+def test_several_values_and_none_are_matched_where_that_is_asked_for(node: Served) -> None:
+    several = "studies?multiplevaluematching=true&PatientName=doe*%5Cyamada*"
+    assert len(search(node, several).json()) == 2
+    assert len(search(node, 'studies?emptyvaluematching=true&StudyID=""').content) == 0
+    empty = 'studies?emptyvaluematching=true&ReferringPhysicianName=""'
+    assert search(node, empty).status_code == 204
+
+
+def test_a_charset_that_answers_do_not_come_in_is_not_acceptable(node: Served) -> None:
+    assert search(node, "studies?charset=utf-8").status_code == 200
+    assert search(node, "studies?charset=iso-8859-1").status_code == 406
+
+
+def test_a_search_that_takes_too_long_is_given_up(
+    node: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pacs.archive.SEARCH_S_MAX", 0.0)
+    monkeypatch.setattr(
+        "pacs.index.queries.found_ids",
+        lambda connection, *_: connection.exec_driver_sql(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+        ),
+    )
+    answer = search(node, "studies")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
 
 
 def test_an_instance_tells_its_transfer_syntax(node: Served) -> None:
@@ -235,8 +354,8 @@ def test_a_path_and_its_parameters_become_one_query() -> None:
     asked = read_query(
         Level.INSTANCE,
         Scope("1.2", "1.2.3"),
-        [("PatientName", "jo do"), ("FuzzyMatching", "true"), ("InstanceNumber", "7"), ("limit", "5")],
-    )  # fmt: skip
+        b"PatientName=jo%20do&FuzzyMatching=true&InstanceNumber=7&limit=5",
+    )
     assert asked.query.keys == {
         INDEXED["StudyInstanceUID"]: UidList(("1.2",)),
         INDEXED["SeriesInstanceUID"]: UidList(("1.2.3",)),
@@ -248,7 +367,7 @@ def test_a_path_and_its_parameters_become_one_query() -> None:
 
 def test_a_refused_value_is_not_repeated() -> None:
     with pytest.raises(BadQuery) as raised:
-        read_query(Level.STUDY, Scope(""), [("PatientBirthDate", "Canary")])
+        read_query(Level.STUDY, Scope(""), b"PatientBirthDate=Canary")
     assert "Canary" not in raised.value.message
 
 

@@ -67,9 +67,9 @@ def test_every_resource_that_is_told_is_there(node: Served) -> None:
         is_known = set(re.findall(r"\{(\w+)\}", one["path"])) <= values.keys()
         if "GET" in one["methods"] and is_known:
             assert node.client.get(path).status_code in (200, 204), path
-        refused = node.client.request("PATCH", path)
+        refused = node.client.request("TRACE", path)
         assert refused.status_code == 405
-        assert set(refused.headers["allow"].split(", ")) == set(one["methods"])
+        assert set(refused.headers["allow"].split(", ")) >= set(one["methods"])
 
 
 class Defaults(dict[str, str]):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pacs.errors import NodeError
 from web.dicomweb import multipart
 from web.dicomweb.multipart import BadMultipart, PartData, PartEnds, Splitter
-from web.errors import TooLong
+from web.errors import TooLong, TooSlow
 from web.limits import Limits
 
 BOUNDARY = "edge"
@@ -59,6 +59,29 @@ def received(
 
 def bodies(parts: Received) -> list[bytes | None]:
     return [body for _, body in parts]
+
+
+def paced_out(chunks: Sequence[tuple[float, bytes]], limits: Limits) -> bytes:
+    """What is read of chunks, each of which comes after so many seconds."""
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for wait_s, chunk in chunks:
+            await asyncio.sleep(wait_s)
+            yield chunk
+
+    async def read() -> bytes:
+        return b"".join([chunk async for chunk in multipart.paced(slowly(), limits)])
+
+    return asyncio.run(read())
+
+
+def test_a_sender_that_is_too_slow_is_given_up() -> None:
+    dripping = Limits(rate_free_s=0.02, rate_bytes_s_min=1_000_000)
+    assert paced_out([(0.0, b"ab"), (0.0, b"cd")], dripping) == b"abcd"
+    with pytest.raises(TooSlow):
+        paced_out([(0.05, b"a"), (0.0, b"b")], dripping)
+    with pytest.raises(TooSlow):
+        paced_out([(0.0, b"a"), (10.0, b"b")], Limits(chunk_wait_s_max=0.05))
 
 
 # Text that is full of what a careless reader takes for a delimiter.
