@@ -59,6 +59,9 @@ def client(node: Served) -> DICOMwebClient:
     return DICOMwebClient(node.dicom_web)
 
 
+DOUBTED = {"bad_vr_value.dcm", "badVR.dcm"}  # a number of theirs is none
+
+
 def _files() -> list[Path]:
     return sorted([*SAMPLES.rglob("*.dcm"), *PYDICOM.rglob("*.dcm")])
 
@@ -72,7 +75,7 @@ def test_every_file_comes_back_the_same_or_is_refused_with_its_reason(node: Serv
             assert answer.status_code == 409, path.name
             assert _failure_reason(answer) == REFUSED[path.name], path.name
             continue
-        assert answer.status_code == 200, path.name
+        assert answer.status_code == (202 if path.name in DOUBTED else 200), path.name
         url = answer.json()["00081199"]["Value"][0]["00081190"]["Value"][0]
         _check_same(node, url, content, path.name)
         drawn += _is_drawn(node, url, path.name)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from pacs.archive import Scope
-from pacs.errors import Missing
+from pacs.errors import Exhausted, Missing, NodeError, Unreachable
 from tests import make
 from tests.unit.web.node import TESTER, Served, serving
 from web.dicomweb import multipart
@@ -179,9 +179,10 @@ def test_type_and_boundary_may_be_quoted_bare_or_absent(node: Served, content_ty
         (415, {"Content-Type": "nonsense"}, b"abc"),
         (415, {"Content-Type": "application/json"}, b"{}"),
         (415, {"Content-Type": "multipart/form-data; boundary=b"}, b"--b--"),
-        (415, {"Content-Type": "multipart/related; type=application/dicom+xml; boundary=b"}, b"x"),
+        (415, {"Content-Type": "multipart/related; type=text/plain; boundary=b"}, b"x"),
+        (400, {"Content-Type": "multipart/related; type=application/dicom+xml; boundary=b"}, b"x"),
         (415, DICOM | {"Content-Encoding": "gzip"}, b"abc"),
-        (406, DICOM | {"Accept": "application/dicom+xml"}, b"abc"),
+        (406, DICOM | {"Accept": "text/html"}, b"abc"),
     ],
 )
 def test_a_body_that_cannot_be_taken_gets_a_problem_document(
@@ -191,6 +192,53 @@ def test_a_body_that_cannot_be_taken_gets_a_problem_document(
     assert (answer.status_code, answer.json()["status"]) == (status, status)
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_body_of_nothing_at_all_is_given_up_and_what_was_stored_stays(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    limits = Limits(unreadable_parts_max=10)
+    with serving(tmp_path_factory.mktemp("node"), limits=limits) as node:
+        assert post(node, *[b"x"] * 10).status_code == 409
+        answer = post(node, *[b"x"] * 11)
+        assert (answer.status_code, answer.headers["connection"]) == (400, "close")
+        assert post(node, file_of("first"), *[b"x"] * 20).status_code == 202
+
+
+def test_a_body_that_pauses_too_long_is_given_up(tmp_path_factory: pytest.TempPathFactory) -> None:
+    limits = Limits(chunk_wait_s_max=0.1)
+    with serving(tmp_path_factory.mktemp("node"), limits=limits) as node:
+        address = urlsplit(node.url)
+        with create_connection((str(address.hostname), address.port or 0)) as connection:
+            connection.sendall(
+                b"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
+                b"Content-Type: multipart/related; boundary=b\r\n\r\n--b\r\n\r\nabc"
+            )
+            connection.settimeout(10)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+        assert list(node.parts.spool.iterdir()) == []
+
+
+def test_a_class_that_is_no_storage_class_is_refused(node: Served) -> None:
+    verification = "1.2.840.10008.1.1"
+    answer = post(node, file_of("no storage", SOPClassUID=verification))
+    assert (answer.status_code, reasons(answer)) == (409, [0x0122])
+    assert post(node, file_of("private", SOPClassUID="1.2.3.4")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(Exhausted("full"), 507), (Unreachable("not there"), 503)]
+)
+def test_a_store_that_takes_nothing_is_said_before_the_body_is_read(
+    node: Served, monkeypatch: pytest.MonkeyPatch, error: NodeError, status: int
+) -> None:
+    def check() -> None:
+        raise error
+
+    monkeypatch.setattr(node.archive.objects, "check", check)
+    answer = post(node, file_of("in vain"))
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("study", ["a.b", "1.2%0d%0aX:3", "1.2 ", "1" * 65, "١.٢"])
