@@ -80,6 +80,11 @@ class Http(Section):
         description="Addresses or networks, with commas between, whose `Forwarded` or "
         "`X-Forwarded-*` headers say where a client sent its request; none: nobody's.",
     )
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s?#]+)?$",
+        description="The address by which others reach this door; told to notified peers.",
+    )
 
 
 class Study(Section):

@@ -46,7 +46,7 @@ _ACTIONS: Final = {
     Right.WORKLIST: Action.WORKLIST,
     Right.MPPS: Action.PERFORM,
 }
-_CALLED: Final = frozenset({Right.RECEIVE, Right.RECEIVE_MPPS})  # such a peer is called by us
+_CALLED: Final = frozenset({Right.RECEIVE, Right.RECEIVE_MPPS, Right.NOTIFY})  # we call those
 _OF_STRANGERS: Final[Mapping[UnknownCallers, frozenset[Action]]] = {
     "store": frozenset({Action.STORE}),
     "echo": frozenset(),
@@ -209,7 +209,7 @@ def check(peer: Peer) -> None:
     if not (1 if is_callable else 0) <= peer.port <= PORT_MAX:
         raise BadQuery("a port is 1 to 65,535; a peer that calls from anywhere may have 0")
     if _CALLED & peer.rights and not is_callable:
-        raise BadQuery("a peer that receives needs a host")
+        raise BadQuery("a peer that receives or is notified needs a host")
 
 
 def is_host(text: str) -> bool:

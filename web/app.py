@@ -6,7 +6,16 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from web import api, api_rules, api_worklist, dicomweb, errors, health, pages
+from web import (
+    api,
+    api_commitments,
+    api_rules,
+    api_worklist,
+    dicomweb,
+    errors,
+    health,
+    pages,
+)
 from web.dicomweb import wado_uri
 from web.dicomweb.notifications import Notifications
 from web.parts import Parts
@@ -29,7 +38,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(dicomweb.router, prefix=dicomweb.RESEARCH)
     app.include_router(dicomweb.worklist, prefix=dicomweb.IDENTIFIED)
     app.include_router(wado_uri.router)
-    for module in (api, api_rules, api_worklist, health, pages):
+    for module in (api, api_commitments, api_rules, api_worklist, health, pages):
         app.include_router(module.router(parts))
     return app
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from inference.registry import Registry
 from pacs.archive import Archive
+from pacs.commitment import Commitments
 from pacs.decode import Decoder
 from pacs.forwarding import Forwarding
 from pacs.peers import Echo, Peers
@@ -44,6 +45,7 @@ class Parts:
     forwarding: Forwarding
     workitems: Workitems
     echo: Callable[[str], Echo]
+    commitments: Commitments
     decoder: Decoder
     spool: Path
     version: str

@@ -491,6 +491,31 @@ class Archive:
             return Problem(type(error).__name__.lower(), error.message, instance.sop_instance_uid)
         return None
 
+    def prove(self, actor: Actor, sop_instance_uid: str) -> str:
+        """Read all bytes kept under a SOP Instance UID again, versions too; its SOP Class UID.
+
+        Raises Missing where nothing is kept under it, Corrupt where its bytes are not what they
+        were or are gone, Forbidden, Unavailable.
+        """
+        self._permit(actor, Action.VERIFY)
+        sop_class_uid, digests = self._kept_under(sop_instance_uid)
+        try:
+            for digest in digests:
+                for _ in _checked(self.objects.read(digest), digest):
+                    pass
+        except Missing as error:
+            self._kept_under(sop_instance_uid)  # Missing, if it was deleted meanwhile
+            raise Corrupt("the bytes of an instance are gone", digest=digest) from error
+        return sop_class_uid
+
+    def _kept_under(self, sop_instance_uid: str) -> tuple[str, list[str]]:
+        with self.index.read() as connection:
+            found = catalog.find_instance(connection, self.id, sop_instance_uid)
+            if found is None:
+                raise Missing("there is no such instance here")
+            others = catalog.version_digests(connection, found.id)
+        return found.SOPClassUID or "", [found.digest, *others]
+
     def _permit(self, actor: Actor, action: Action) -> None:
         if not permits(actor, action):
             raise Forbidden(f"this actor may not {action.value}")

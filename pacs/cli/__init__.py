@@ -13,6 +13,7 @@ import click
 import typer
 
 from pacs.cli import (
+    commitments,
     deliveries,
     demo,
     models,
@@ -46,6 +47,7 @@ app.add_typer(peers.app, name="peers")
 app.add_typer(rules.app, name="rules")
 app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(worklist.app, name="worklist")
+app.command("commitments")(commitments.commitments)
 app.command("fsck")(upkeep.fsck)
 app.command("rebuild")(upkeep.rebuild)
 app.command("scrub")(upkeep.scrub)

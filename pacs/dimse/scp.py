@@ -21,7 +21,9 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 
 from pacs.archive import Archive
+from pacs.commitment import Commitments
 from pacs.decode import Decoder
+from pacs.dimse.commitment import PUSH_MODEL, CommitmentPort
 from pacs.dimse.doors import Door
 from pacs.dimse.entity import VERIFICATION, application_entity
 from pacs.dimse.handlers import answer, on_c_echo, on_c_store
@@ -130,15 +132,18 @@ def supported(
     receiving: AbstractSet[str] = frozenset(),
     served: AbstractSet[str] = frozenset(),
 ) -> list[PresentationContext]:
-    """The contexts that answer a proposal: verification, query, the classes in `served`, and what
-    it proposes for storage.
+    """The contexts that answer a proposal: verification, query, storage commitment, the classes in
+    `served`, and what it proposes for storage.
 
     Each proposed storage context is narrowed to one transfer syntax, so that it is the answer and
     pynetdicom's negotiation finds no other: the first, since we can store them all. Who wants to be
     sent instances, by C-GET, proposes the role of an SCP for their classes; either role is granted.
     For the classes in `receiving` it proposes no other role, and gets a syntax we can always make.
     """
-    answers = {uid: _answer(uid, *QUERY_SYNTAXES) for uid in (VERIFICATION, *ROOTS, *served)}
+    always = (VERIFICATION, *ROOTS, PUSH_MODEL)
+    answers = {uid: _answer(uid, *QUERY_SYNTAXES) for uid in (*always, *served)}
+    # Peers that we asked to commit come as its SCP, with their report (PS3.4 J.3.3).
+    answers[PUSH_MODEL].scu_role = answers[PUSH_MODEL].scp_role = True
     for context in proposed:
         sop_class_uid = str(context.abstract_syntax)
         if not is_storage(sop_class_uid, private_sop_class_uids):
@@ -235,6 +240,7 @@ _SERVED_BY_SOP_CLASS: Final[Mapping[evt.InterventionEvent, Handler]] = {
     evt.EVT_N_SET: _no_operation,
     evt.EVT_N_GET: _no_operation,
     evt.EVT_N_ACTION: _no_operation,
+    evt.EVT_N_EVENT_REPORT: _no_operation,
 }
 
 
@@ -276,6 +282,8 @@ class Receiver:
         searched = partial(
             on_c_find, archive=archive, ae_title=self.ae_title, answers_max=limits.answers_max
         )
+        storage = partial(is_storage, private_sop_class_uids=private_sop_class_uids)
+        commitment = CommitmentPort(Commitments(archive), peers, storage)
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_C_ECHO, on_c_echo),
@@ -285,6 +293,12 @@ class Receiver:
             (evt.EVT_C_MOVE, retriever.on_c_move),
         ]
         services: list[Handlers] = [{evt.EVT_C_FIND: dict.fromkeys(ROOTS, searched)}]
+        services.append(
+            {
+                evt.EVT_N_ACTION: {PUSH_MODEL: commitment.on_n_action},
+                evt.EVT_N_EVENT_REPORT: {PUSH_MODEL: commitment.on_n_event_report},
+            }
+        )
         if workitems is not None:
             services.append(_of_workitems(workitems, limits.answers_max))
         if modalities is not None:

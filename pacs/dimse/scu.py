@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from pynetdicom import evt
+
 from pacs import peers
 from pacs.dicom import uids
 from pacs.dicom.part10 import IMPLICIT_VR_LITTLE_ENDIAN, Buffer, Part10, read_part10, scan
@@ -265,10 +267,14 @@ def associated(
     contexts: Iterable[tuple[str, ...]],
     scp_of: Iterable[str] = (),
     spool: Path | None = None,
+    *,
+    handlers: Iterable[evt.EventHandlerType] = (),
+    answer_s: float | None = None,
 ) -> PeerAssociation:
     """An association with a peer: each context a SOP class and its transfer syntaxes.
 
-    Of the classes in `scp_of` we propose to be the SCP; long data sets that come wait in `spool`.
+    `scp_of` and `handlers` are those of `associate`; long data sets that come wait in `spool`, and
+    an answer is waited for as long as `answer_s`, by default ANSWER_S.
 
     Raises Unreachable with the reason in plain words, in which "it" is the peer, and Broken where
     our own credentials are of no use.
@@ -278,11 +284,15 @@ def associated(
     if peer.tls is not None:
         wire = partial(SecureWire, context=peer.tls.calling(), host=peer.host)
     ae = application_entity(peer.calling_ae_title, limits)
-    ae.dimse_timeout, ae.network_timeout = ANSWER_S, None
+    ae.dimse_timeout, ae.network_timeout = answer_s or ANSWER_S, None
     ae.connection_timeout = CONNECTION_S
     try:
         address = (peer.host, peer.port)
-        association = associate(ae, address, peer.called_ae_title, contexts, limits, wire, scp_of)
+        association = associate(
+            *(ae, address, peer.called_ae_title, contexts, limits, wire),
+            scp_of=scp_of,
+            handlers=handlers,
+        )
     except (OSError, UnicodeError) as error:
         raise Unreachable(reasons.UNKNOWN_HOST) from error
     if not association.is_established:

@@ -31,6 +31,9 @@ CANCELLED: Final = 0xFE00
 SOME_FAILED: Final = 0xB000
 ALL_FAILED: Final = 0xA702
 DESTINATION_UNKNOWN: Final = 0xA801
+NO_SUCH_INSTANCE: Final = 0x0112
+NO_SUCH_EVENT: Final = 0x0113
+NO_SUCH_SOP_CLASS: Final = 0x0118
 NO_SUCH_ACTION: Final = 0x0123
 UNRECOGNISED_OPERATION: Final = 0x0211
 
@@ -82,6 +85,16 @@ PROCEDURE_STEP: Final[StatusTable] = {
     NodeError: 0x0110,
 }
 MAY_NO_LONGER_BE_UPDATED: Final = 0xA710  # the Error ID that goes with 0110 (PS3.4 F.7.2.2.4)
+
+# PS3.7 C.5; of N-ACTION and N-EVENT-REPORT of storage commitment.
+COMMIT: Final[StatusTable] = {
+    BadObject: 0x0115,
+    BadQuery: 0x0115,
+    Forbidden: 0x0124,
+    Missing: 0x0110,
+    Exhausted: 0x0213,
+    NodeError: 0x0110,
+}
 
 COMMENT_CHARACTERS_MAX: Final = 64  # (0000,0902) is LO; what is longer is cut off
 

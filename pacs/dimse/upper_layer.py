@@ -26,7 +26,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from pydicom.uid import UID
 from pynetdicom import _config, evt
@@ -40,6 +40,8 @@ from pynetdicom.dimse_primitives import (
     C_GET,
     C_MOVE,
     C_STORE,
+    N_ACTION,
+    N_CREATE,
     N_EVENT_REPORT,
     DimsePrimitiveType,
     DimseServiceType,
@@ -88,6 +90,8 @@ NOBODY: Final = Actor("peer", "", actions=frozenset())  # whoever has not been r
 _HEADER: Final = struct.Struct(">BxI")
 _DISCARD_BYTES: Final = 1 << 16
 _QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)  # Linux alone has it
+
+Normalised = TypeVar("Normalised", N_ACTION, N_CREATE)
 
 # What pynetdicom's decoders raise on bytes that are not what they say they are.
 MALFORMED: Final = (
@@ -569,6 +573,9 @@ class Messages(DIMSEServiceProvider):
         if field == messages.C_STORE_RSP:
             self.msg_queue.put((message.context_id, _store_response(message)))
             return
+        if field == messages.N_EVENT_REPORT_RQ:  # pynetdicom would start a thread for each
+            self.msg_queue.put((message.context_id, _event_report(message)))
+            return
         if field in (messages.C_FIND_RQ, messages.C_GET_RQ, messages.C_MOVE_RQ):
             # A C-CANCEL that crossed the last response must not end this one of the same number.
             self.cancel_req.clear()
@@ -679,6 +686,21 @@ def _store_command(
         elements.append((messages.MOVE_ORIGINATOR, originator[0]))
         elements.append((messages.MOVE_ORIGINATOR_MESSAGE_ID, originator[1]))
     return messages.write_command(elements)
+
+
+def _event_report(message: messages.Message) -> N_EVENT_REPORT:
+    """pynetdicom's N-EVENT-REPORT primitive for a message (PS3.7 10.3.1.1)."""
+    report = N_EVENT_REPORT()
+    report._context_id = message.context_id
+    report.MessageID = messages.number(message.command, messages.MESSAGE_ID)
+    report.AffectedSOPClassUID = messages.uid(message.command, messages.AFFECTED_CLASS)
+    report.AffectedSOPInstanceUID = messages.uid(message.command, messages.AFFECTED_INSTANCE)
+    report.EventTypeID = messages.number(message.command, messages.EVENT_TYPE)
+    if message.data_set is not None:
+        report.EventInformation = BytesIO(message.data_set.buffer())
+    if not report.is_valid_request:
+        raise Refused("an N-EVENT-REPORT lacks a mandatory element")
+    return report
 
 
 def _response(primitive: C_STORE) -> bytes:
@@ -855,6 +877,38 @@ class PeerAssociation(Association):
             self.abort()
             raise Unreachable("the association ended before the answer came")
         return response.Status
+
+    def exchange(self, request: Normalised, context_id: int) -> Normalised:
+        """Send a request of a normalised service (PS3.7 clause 10), as SCU; the response.
+
+        Requests of the peer that come before it are served. Raises Unreachable if the association
+        ends before the response.
+        """
+        with self._conversation() as message_id:
+            self._finish_serving()
+            request.MessageID = message_id
+            self.dimse.send_msg(request, context_id)
+            for _ in range(REQUESTS_WAITING_MAX):
+                number, message = self.dimse.get_msg(block=True)
+                if message is None or message.MessageIDBeingRespondedTo is not None:
+                    break
+                self._serve_request(message, cast(int, number))
+                self._is_paused = True  # as the reactor left it
+        if type(message) is not type(request) or message.MessageIDBeingRespondedTo is None:
+            self.abort()
+            raise Unreachable(self.trouble or "the association ended before the answer came")
+        return message
+
+    def release(self) -> None:
+        """Release the association, once the peer has the answer to what it asked meanwhile."""
+        self._finish_serving()
+        super().release()
+
+    def _finish_serving(self) -> None:
+        """Wait for the reactor to answer the request that it is serving."""
+        assert threading.current_thread() is not self, "a handler would wait for itself"
+        while self.is_serving and not self._kill:
+            time.sleep(PAUSE_STEP_S)
 
     def _answer_to(self, context_id: int, command: bytes, data_set: Buffer) -> object:
         """Send a request; its response, None without one."""
@@ -1117,11 +1171,14 @@ def associate(
     contexts: Iterable[tuple[str, ...]],
     limits: DimseLimits,
     wire: Callable[..., Wire] = Wire,
+    *,
     scp_of: Iterable[str] = (),
+    handlers: Iterable[evt.EventHandlerType] = (),
 ) -> PeerAssociation:
     """Request an association; a SOP class with its transfer syntaxes becomes one context.
 
-    Of the classes in `scp_of` we propose to be the SCP (PS3.7 D.3.3.4).
+    Of the classes in `scp_of` we propose to be the SCP (PS3.7 D.3.3.4). `handlers` answer what the
+    peer asks of us.
 
     The association returned is established, or says by its flags and its `acceptor.primitive` why
     not. Its peer is waited for as long as ae's time-outs say.
@@ -1140,6 +1197,8 @@ def associate(
     association.requestor.requested_contexts = _numbered(contexts)
     for sop_class_uid in scp_of:
         association.requestor.add_negotiation_item(build_role(sop_class_uid, scp_role=True))
+    for event, handler, *arguments in handlers:
+        association.bind(event, handler, *arguments)
     association.request()
     if association.is_established:
         association.start()

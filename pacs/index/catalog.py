@@ -304,6 +304,14 @@ def has_version(connection: Connection, instance_id: int, data_set_digest: str) 
     )
 
 
+def version_digests(connection: Connection, instance_id: int) -> list[str]:
+    """The digests of the further versions that are kept of an instance."""
+    found = connection.execute(
+        select(versions.c.digest).where(versions.c.instance_id == instance_id)
+    )
+    return list(found.scalars())
+
+
 def replace_current(
     connection: Connection, current: Row[Any], values: Mapping[Level, Values], kept: Kept
 ) -> None:

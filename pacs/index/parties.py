@@ -28,6 +28,7 @@ class Right(Enum):
     RECEIVE_MPPS = "receive-mpps"  # it is told of those that others perform
     RECEIVE = "receive"  # it may be the destination of a C-MOVE or of forwarding
     WORKITEMS = "workitems"  # it may create, find, change and watch workitems
+    NOTIFY = "notify"  # it is told when a study is complete
 
 
 @dataclass(frozen=True, slots=True)

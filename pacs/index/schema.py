@@ -545,6 +545,40 @@ performed_messages = Table(
     UniqueConstraint("step_id", "number"),
 )
 
+# Storage commitment (PS3.4 annex J): what peers ask of us (role scp), and we of them (role scu).
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _archive(),
+    Column("role", Exact, nullable=False),
+    Column("ae_title", Exact, nullable=False),
+    Column("transaction_uid", Exact, nullable=False),
+    # What no two that are open may share; NULL once it has ended, as a Transaction UID is then free.
+    Column("open_key", Exact, unique=True),
+    # The key of the job that carries it on.
+    Column("job_key", Exact, nullable=False, server_default=""),
+    Column("state", Exact, nullable=False),
+    Column("instances", Integer, nullable=False),
+    Column("failed", Integer, nullable=False, server_default="0"),
+    Column("requested_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("reason", Text, nullable=False, server_default=""),
+    Index(None, "state", "requested_at"),
+    Index(None, "ae_title", "transaction_uid"),
+)
+
+commitment_references = Table(
+    "commitment_references",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("commitment_id", Key, ForeignKey("commitments.id"), nullable=False, index=True),
+    Column("sop_class_uid", Exact, nullable=False),
+    Column("sop_instance_uid", Exact, nullable=False),
+    # A Failure Reason of PS3.3 C.14.1.1; 0: committed; NULL: not known yet.
+    Column("failure_reason", Integer),
+)
+
 TABLE: Final = {
     Level.PATIENT: patients,
     Level.STUDY: studies,

@@ -16,6 +16,8 @@ from typing import Final
 
 from inference.registry import Registry
 from pacs.archive import Archive, Duplicates, Held
+from pacs.availability import announce
+from pacs.commitment import Commitments
 from pacs.config import Config, Dimse
 from pacs.decode import Decoder
 from pacs.delivery import Outcome, Send
@@ -59,6 +61,7 @@ class Node:
     workitems: Workitems
     worklist: Worklist
     procedure_steps: ProcedureSteps
+    commitments: Commitments
 
     @property
     def archives(self) -> tuple[Archive, ...]:
@@ -136,6 +139,9 @@ def compose(config: Config) -> Node:
         consequences=[
             forwarding.on_complete,
             lambda connection, study: steps.tell_gaps(connection, study.study_instance_uid),
+            lambda connection, done: announce(
+                connection, done.archive_id, done.study_instance_uid, done.generation
+            ),
         ],
     )
     steps = ProcedureSteps(
@@ -157,6 +163,7 @@ def compose(config: Config) -> Node:
         workitems=workitems,
         worklist=worklist,
         procedure_steps=steps,
+        commitments=Commitments(identified),
     )
 
 

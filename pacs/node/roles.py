@@ -27,9 +27,14 @@ from inference.pipeline import Pipeline
 from pacs import worker
 from pacs.archive import series_metadata, upkeep
 from pacs.archive.tagging import QueryTags
+from pacs.availability import NOTIFY
+from pacs.commitment import ASK, CHECK, REPORT
 from pacs.config import Config
 from pacs.decode import Decoder
 from pacs.delivery import Deliverer
+from pacs.dimse.availability import Notifications
+from pacs.dimse.calls import Caller
+from pacs.dimse.commitment import Delivery
 from pacs.dimse.scp import Modalities, Receiver
 from pacs.dimse.tls import TlsPort
 from pacs.dimse.upper_layer import DimseLimits
@@ -44,6 +49,7 @@ from pacs.worker import Handler, Sweep, Worker
 from pacs.workflow import INFER, RELEASE
 from pacs.workitems import UPS_EVENT
 from web.app import create_app
+from web.dicomweb import IDENTIFIED
 from web.dicomweb.origin import networks
 from web.http1 import BoundedHead
 from web.parts import Parts
@@ -51,6 +57,7 @@ from web.parts import Parts
 UPKEEP_S: Final = 3_600.0  # how often orphans and half-written files are looked for
 ORPHAN_S_MAX: Final = 2.0  # a role whose supervisor is gone ends within this, drained or not
 DELIVERERS: Final = 4  # workers that call peers; further deliveries wait
+EXPIRY_S: Final = 30.0  # how often commitments are looked at that wait for too long
 STATISTICS_S: Final = 60.0  # how often the index looks at what it holds
 SOCKET_MESSAGE_BYTES_MAX: Final = (
     4_096  # said to us at a WebSocket, where nothing is asked; longer: closed
@@ -106,6 +113,7 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
                 forwarding=node.forwarding,
                 workitems=node.workitems,
                 echo=node.echo,
+                commitments=node.commitments,
                 decoder=decoder,
                 spool=node.spool,
                 version=version(),
@@ -153,7 +161,6 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
         )
         releases = Releases(node.identified, dict(node.projects))
         computing = {INFER: pipeline.handle, RELEASE: releases.handle}
-        reports = EventReports(node.workitems, node.peers, node.config.dimse.aet, node.credentials)
         deliverer = Deliverer(
             node.index,
             node.archive,
@@ -161,17 +168,14 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
             is_us=partial(is_us, node.config.dimse),
             tell=node.peers.note,
             stop=stop,
+            confirm=lambda peer, pairs: node.commitments.ask_all(peer.ae_title, pairs),
         )
         # A peer that hangs must not hold up inference.
-        delivering: dict[str, Handler] = {
-            UPS_EVENT: reports.handle,
-            FORWARD: deliverer.handle,
-            FORWARD_STEPS: node.procedure_steps.forward,
-        }
+        delivering = {FORWARD: deliverer.handle, **_calls(node)}
         node.workitems.announce_restart()
         worker.run(
             [Worker(node.index, computing)]
-            + [Worker(node.index, delivering) for _ in range(DELIVERERS if delivering else 0)],
+            + [Worker(node.index, delivering) for _ in range(DELIVERERS)],
             [
                 node.procedure_steps.settle_completed,
                 node.workflow.complete_quiet_studies,
@@ -179,6 +183,7 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
                 node.forwarding.sweep,
                 lambda: sum(series_metadata.make_due(archive) for archive in node.archives),
                 lambda: sum(QueryTags(archive).fill() for archive in node.archives),
+                _every(EXPIRY_S, node.commitments.expire),
                 _every(STATISTICS_S, node.index.maintain),
                 _every(STATISTICS_S, node.workitems.forget),
                 _every(UPKEEP_S, node.worklist.remove_old),
@@ -186,6 +191,25 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
             ],
             stop,
         )
+
+
+def _calls(node: Node) -> dict[str, Handler]:
+    """The handlers of jobs that call peers, or read for them what may take long."""
+    caller = Caller(node.peers, node.config.dimse.aet, node.credentials)
+    delivery = Delivery(node.commitments, caller)
+    reports = EventReports(node.workitems, node.peers, node.config.dimse.aet, node.credentials)
+    public_url = node.config.http.public_url.rstrip("/")
+    notifications = Notifications(
+        node.identified, caller, dicom_web_url=f"{public_url}{IDENTIFIED}" if public_url else ""
+    )
+    return {
+        CHECK: node.commitments.check,
+        REPORT: delivery.report,
+        ASK: delivery.ask,
+        NOTIFY: notifications.handle,
+        UPS_EVENT: reports.handle,
+        FORWARD_STEPS: node.procedure_steps.forward,
+    }
 
 
 def _every(seconds: float, sweep: Sweep) -> Sweep:

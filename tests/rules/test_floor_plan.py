@@ -80,6 +80,7 @@ def test_a_module_looks_down_and_never_up(module: str, path: Path) -> None:
             {
                 *("pacs.index", "pacs.archive", "pacs.workflow"),
                 *("pacs.workitems", "pacs.forwarding", "pacs.delivery", "pacs.procedure_steps"),
+                *("pacs.commitment", "pacs.availability"),
             },
         ),
         ("minio", {"pacs.store"}),

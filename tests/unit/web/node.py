@@ -15,6 +15,7 @@ import uvicorn
 from inference.registry import Registry
 from pacs.access import Actor
 from pacs.archive import Archive
+from pacs.commitment import Commitments
 from pacs.decode import Decoder
 from pacs.errors import Unreachable
 from pacs.forwarding import Forwarding
@@ -91,6 +92,7 @@ def _parts(folder: Path, store_url: str) -> Iterator[Parts]:
                 forwarding=Forwarding(
                     index, identified, {"demo": demo}, is_us=lambda peer: peer.port == 11112
                 ),
+                commitments=Commitments(identified),
                 echo=lambda ae_title: peers.echo(ae_title, _nobody_answers),
                 decoder=decoder,
                 spool=spool,
