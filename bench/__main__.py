@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from bench import figures
+from bench.beside import Beside
 from bench.figures import Figure, Topic
 from bench.inference import Inference
 from bench.ingest import Ingest
@@ -25,12 +26,14 @@ FULL: Final[Mapping[str, Topic]] = {
     "query": Query(studies=20_000, requests=100),
     "inference": Inference(rounds=3),
     "web": Web(slices=200, rounds=3),
+    "beside": Beside(studies=20_000, slices=200, requests=20),
 }
 QUICK: Final[Mapping[str, Topic]] = {
     "ingest": Ingest(instances=80, rounds=1),
     "query": Query(studies=2_000, requests=20),
     "inference": Inference(rounds=1),
     "web": Web(slices=20, rounds=1),
+    "beside": Beside(studies=300, slices=20, requests=5),
 }
 
 

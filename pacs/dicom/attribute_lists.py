@@ -177,11 +177,18 @@ def _element(tag: str, vr: str, element: Mapping[str, Any]) -> JsonModel:
     values = _values(tag, element)
     if len(values) > 1 and vr in _UNSPLIT:
         raise BadObject("an attribute has more values than its VR allows", tag=tag)
-    kept = [None if value in (None, "", {}) else _value(tag, vr, value) for value in values]
+    kept = [None if _is_empty(vr, value) else _value(tag, vr, value) for value in values]
     written = len(json.dumps(kept, ensure_ascii=False).encode(errors="replace"))
     if vr not in _LONG_FORM and written > SHORT_VALUE_BYTES_MAX:
         raise BadObject("an attribute's value is too long for its VR", tag=tag)
     return {"vr": vr, "Value": kept} if any(v is not None for v in kept) else {"vr": vr}
+
+
+def _is_empty(vr: str, value: object) -> bool:
+    """Whether there is nothing in a value; spaces around a code or a date mean nothing."""
+    if isinstance(value, str) and vr in _SHAPES:
+        return not value.strip()
+    return value in (None, "", {})
 
 
 def _binary(tag: str, vr: str, element: Mapping[str, Any]) -> JsonModel:
@@ -203,8 +210,8 @@ def _value(tag: str, vr: str, value: object) -> object:
 
 
 def _shaped(vr: str, value: object) -> str | None:
-    text = value.strip() if isinstance(value, str) else ""
-    return text if _SHAPES[vr].fullmatch(text) else None
+    text = value.strip() if isinstance(value, str) else None
+    return text if text and _SHAPES[vr].fullmatch(text) else None
 
 
 def _uid(_: str, value: object) -> str | None:

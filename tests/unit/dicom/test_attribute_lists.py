@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pacs.dicom.attribute_lists import (
@@ -103,6 +103,8 @@ ELEMENTS = st.dictionaries(
 
 @settings(max_examples=300, deadline=None)
 @given(ELEMENTS | JSON)
+@example({"00741000": {"Value": [False]}})
+@example({"00741000": {"Value": [" "]}})
 def test_what_is_let_in_can_be_written(model: object) -> None:
     try:
         kept = checked(model)
