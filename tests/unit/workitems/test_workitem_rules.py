@@ -288,7 +288,7 @@ def test_a_search_nobody_waits_for_is_given_up(
     kept: Workitems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pacs.workitems.SEARCH_S_MAX", -1.0)
-    monkeypatch.setattr("pacs.index.WATCH_STEP_S", 60.0)
+    monkeypatch.setattr("pacs.index.watch.WATCH_STEP_S", 60.0)
     kept.create(ORDERER, ONE, scheduled())
     with pytest.raises(Exhausted):
         list(kept.search(ORDERER, [("AdmissionID", "x")]))
