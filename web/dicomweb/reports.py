@@ -1,4 +1,4 @@
-"""A structured report as a small page of HTML: its content tree, escaped, and nothing else.
+"""A structured report as a small page of HTML: how far it may be trusted, then its content tree.
 
 Who the patient is stands in it only if that was asked for; names of persons in the tree are left
 out with it. The tree comes from the DICOM JSON model (PS3.18 F, PS3.3 C.17.3).
@@ -17,6 +17,8 @@ Model = Mapping[str, Any]
 
 _CONCEPT_NAME, _CONCEPT_CODE, _CONTENT = "0040A043", "0040A168", "0040A730"
 _VALUE_TYPE, _MEASURED, _UNITS = "0040A040", "0040A300", "004008EA"
+# What a reader must know before anything else (PS3.3 C.17.2): whether somebody stands behind it.
+_STANDING: Final = ("0040A491", "0040A496", "0040A493")  # completion, preliminary, verification
 _PATIENT: Final = {"Name": "00100010", "ID": "00100020", "Born": "00100030", "Sex": "00100040"}
 
 
@@ -28,6 +30,8 @@ def html(model: Model, *, with_patient: bool = False) -> str:
         for label, tag in _PATIENT.items()
         if with_patient and _text(model, tag)
     ]
+    standing = ", ".join(filter(None, (_text(model, tag) for tag in _STANDING)))
+    rows.insert(0, f"<p><strong>{escape(standing or 'UNVERIFIED')}</strong></p>")
     lines = list(_lines(model, with_patient))
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'

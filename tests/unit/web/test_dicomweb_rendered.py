@@ -16,6 +16,7 @@ from tests import make
 from tests.unit.web import gallery
 from tests.unit.web.gallery import FILM, RAMP, path_of, pixels
 from tests.unit.web.node import TESTER, Served, serving
+from web.dicomweb import reports
 from web.dicomweb.media_types import media_type
 
 PNG = "image/png"
@@ -217,6 +218,24 @@ def test_a_report_is_a_page_that_runs_nothing_and_names_nobody(node: Served) -> 
     assert "Secret" not in answer.text
     named = get(node, path_of(gallery.report()) + "/rendered?annotation=patient", "text/html")
     assert "Secret" in named.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({}, "UNVERIFIED"),
+        (
+            {"0040A491": "COMPLETE", "0040A493": "VERIFIED", "0040A496": "FINAL"},
+            "COMPLETE, FINAL, VERIFIED",
+        ),
+        ({"0040A493": "UNVERIFIED", "0040A496": "PRELIMINARY"}, "PRELIMINARY, UNVERIFIED"),
+    ],
+)
+def test_a_report_says_first_whether_somebody_stands_behind_it(
+    flags: dict[str, str], said: str
+) -> None:
+    model = {tag: {"vr": "CS", "Value": [value]} for tag, value in flags.items()}
+    assert f"</h1><p><strong>{said}</strong></p><ul>" in reports.html(model)
 
 
 @pytest.mark.parametrize("name", BOMBS)
