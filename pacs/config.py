@@ -150,6 +150,11 @@ class Config(Section):
     duplicates: Literal["keep", "replace", "refuse"] = Field(
         "keep", description="What happens to other bytes under a known SOP Instance UID."
     )
+    recycle_s: float = Field(
+        259_200.0,
+        ge=0,
+        description="Seconds that deleted instances are kept and can be restored; 0: not at all.",
+    )
     models: Path | None = Field(
         None, description="The folder of added models; empty: `{data}/models`."
     )

@@ -7,6 +7,7 @@
     │   ├── BadQuery     a key or value that cannot be matched
     │   ├── Forbidden    this actor may not do this
     │   ├── Missing      there is no such thing here
+    │   │   └── Gone         it was here, and was deleted
     │   └── Conflict     it is here already, and different; or somebody else was first
     ├── Unavailable      time must pass; trying again is right
     │   ├── Exhausted    a limit of ours is reached
@@ -59,6 +60,10 @@ class Forbidden(Refused):
 
 class Missing(Refused):
     """There is no such thing here."""
+
+
+class Gone(Missing):
+    """It was here, and was deleted."""
 
 
 class Conflict(Refused):

@@ -144,8 +144,10 @@ class Workflow:
         return study is not None
 
     def _complete(self, connection: Connection, study: Row[Any]) -> None:
-        generation = study.generation + 1
         uid = study.StudyInstanceUID
+        # A study that was deleted and came again begins anew; its former jobs are not its jobs.
+        former = jobs.newest_generation(connection, study.archive_id, uid)
+        generation = max(study.generation, former) + 1
         catalog.complete_study(connection, study.id, generation)
         if study.archive != self._archive.name:
             return  # a project's copies are complete, and nothing follows from them

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from web import (
     api,
     api_commitments,
+    api_recycled,
     api_rules,
     api_worklist,
     dicomweb,
@@ -38,7 +39,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(dicomweb.router, prefix=dicomweb.RESEARCH)
     app.include_router(dicomweb.worklist, prefix=dicomweb.IDENTIFIED)
     app.include_router(wado_uri.router)
-    for module in (api, api_commitments, api_rules, api_worklist, health, pages):
+    for module in (api, api_commitments, api_recycled, api_rules, api_worklist, health, pages):
         app.include_router(module.router(parts))
     return app
 

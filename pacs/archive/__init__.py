@@ -14,7 +14,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -41,14 +41,16 @@ from pacs.dicom.frames import Span
 from pacs.dicom.json_model import JsonModel, json_model
 from pacs.dicom.matching import LIMIT_MAX, Query
 from pacs.dicom.part10 import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, inflate, scan
-from pacs.errors import Corrupt, Forbidden, Missing, NodeError, Refused
-from pacs.index import Index, audit, catalog, jobs, queries, query_tags, results
+from pacs.errors import Conflict, Corrupt, Forbidden, Gone, Missing, NodeError, Refused
+from pacs.index import Index, audit, catalog, changes, jobs, queries, query_tags, recycled, results
 from pacs.index.catalog import Kept
+from pacs.index.changes import Change, Entry, Told
 from pacs.index.jobs import Job
 from pacs.index.queries import Value
+from pacs.index.recycled import Tombstone
 from pacs.index.results import Run
 from pacs.index.series_metadata import Outline, outlines
-from pacs.store import ObjectStore
+from pacs.store import Blob, ObjectStore
 
 __all__ = [
     "Archive",
@@ -67,6 +69,13 @@ RETRIEVAL_WINDOW_S: Final = 60.0  # reads of one study by one actor within it ar
 RETRIEVALS_REMEMBERED_MAX: Final = 10_000  # beyond this the window begins anew for everyone
 PAGE_ROWS: Final = 200  # of `pages`; a peer that reads its first answers waits for no more
 SEARCH_S_MAX: Final = 2.0  # for a page of `pages`; one that takes longer is given up
+DELETE_ATTEMPTS_MAX: Final = 10  # a scope that instances enter each time is not deleted
+
+_CHANGE: Final = {
+    Outcome.NEW: Change.CREATE,
+    Outcome.KEPT_VERSION: Change.UPDATE,
+    Outcome.REPLACED: Change.UPDATE,
+}
 
 
 def _never() -> bool:
@@ -74,7 +83,10 @@ def _never() -> bool:
 
 
 class Archive:
-    """One archive: its objects below one prefix of the store, its rows under one id."""
+    """One archive: its objects below one prefix of the store, its rows under one id.
+
+    What is deleted is kept for `recycle_s`, see `pacs.archive.recycle`; with 0 it goes at once.
+    """
 
     def __init__(
         self,
@@ -83,10 +95,12 @@ class Archive:
         index: Index,
         *,
         duplicates: Duplicates = Duplicates.KEEP,
+        recycle_s: float = 0.0,
     ) -> None:
         self.name = name
         self.objects = store
         self.index = index
+        self.recycle_s = recycle_s
         self._duplicates = duplicates
         self._commits = GroupCommit(index)
         self._recent: dict[tuple[str, ...], float] = {}
@@ -130,6 +144,7 @@ class Archive:
             outcome, warning = enter(connection, self.id, examined, kept, self._duplicates)
             stored = examined.stored(outcome, warning)
             self._audit_store(connection, actor, stored)
+            self._tell(connection, stored, kept.digest)
             return stored
 
         with self._taken_back_if_refused(kept.digest):
@@ -182,6 +197,13 @@ class Archive:
             },
         )
 
+    def _tell(self, connection: Connection, stored: Stored, digest: str) -> None:
+        """Write what a store changed, once its row of the audit trail is there."""
+        change = _CHANGE.get(stored.outcome)
+        if change is not None:
+            place = (stored.study_instance_uid, stored.series_instance_uid, stored.sop_instance_uid)
+            changes.tell(connection, self.id, change, [Told(*place, digest)])
+
     def keep_result(
         self,
         actor: Actor,
@@ -215,8 +237,10 @@ class Archive:
         with self._taken_back_if_refused(*digests), self.index.write() as connection:
             code, sentence = run.reason
             jobs.finish(connection, job, state, reason_code=code, reason=sentence)
-            for one, place in zip(examined, kept, strict=True):
-                enter(connection, self.id, one, place, Duplicates.KEEP)
+            stored = [
+                one.stored(*enter(connection, self.id, one, place, Duplicates.KEEP))
+                for one, place in zip(examined, kept, strict=True)
+            ]
             results.add(connection, self.id, run, digest=blob.digest)
             audit.append(
                 connection,
@@ -226,6 +250,8 @@ class Archive:
                 outcome=state,
                 subject={"study": job.study_instance_uid, "model": model, "job": job.key},
             )
+            for done, place in zip(stored, kept, strict=True):
+                self._tell(connection, done, place.digest)
 
     # search and retrieve
 
@@ -309,12 +335,15 @@ class Archive:
         return found
 
     def retrieve(self, actor: Actor, scope: Scope) -> list[Instance]:
-        """The instances of a scope, in order. Raises Missing where there is none, Forbidden."""
+        """The instances of a scope, in order. Raises Missing where there is none, Forbidden.
+
+        It is Gone that is raised for what was deleted, while that is kept.
+        """
         self._permit(actor, Action.RETRIEVE)
         with self.index.read() as connection:
             rows = catalog.instances_of(connection, self.id, scope)
-        if not rows:
-            raise Missing("there is no such study, series or instance here")
+            if not rows:
+                raise self._absence(connection, scope)
         self._audit_read(actor, Action.RETRIEVE, {"study": scope.study_instance_uid})
         return [Instance.of(row) for row in rows]
 
@@ -326,9 +355,33 @@ class Archive:
         self._permit(actor, Action.RETRIEVE)
         with self.index.read() as connection:
             found = outlines(connection, self.id, scope)
-        if not found:
-            raise Missing("there is no such study, series or instance here")
+            if not found:
+                raise self._absence(connection, scope)
         self._audit_read(actor, Action.RETRIEVE, {"study": scope.study_instance_uid})
+        return found
+
+    def changes(
+        self, actor: Actor, after: int, rows_max: int, times: tuple[float, float] | None = None
+    ) -> list[Entry]:
+        """What changed, in order: after a number of the feed, or between two times (s since 1970)
+
+        but for the first `after` rows. Raises Forbidden.
+        """
+        self._permit(actor, Action.SEARCH)
+        with self.index.read() as connection:
+            if times is None:
+                found = changes.after(connection, self.id, after, rows_max)
+            else:
+                found = changes.between(connection, self.id, times, after, rows_max)
+        self._audit_read(actor, Action.SEARCH, {"level": "CHANGES"})
+        return found
+
+    def latest_change(self, actor: Actor) -> Entry | None:
+        """The newest change, or None. Raises Forbidden."""
+        self._permit(actor, Action.SEARCH)
+        with self.index.read() as connection:
+            found = changes.latest(connection, self.id)
+        self._audit_read(actor, Action.SEARCH, {"level": "CHANGES"})
         return found
 
     def runs(self, actor: Actor, study_instance_uid: str) -> list[Run]:
@@ -451,28 +504,95 @@ class Archive:
     # delete and verify
 
     def delete(self, actor: Actor, scope: Scope) -> int:
-        """Forget the instances of a scope; how many. Rows go first, then the bytes they named."""
+        """Take the instances of a scope out of the archive; how many.
+
+        They are gone from every search and retrieval when this returns. Their bytes are kept for
+        `recycle_s`. Raises Missing, Forbidden, and Conflict where instances keep coming into it.
+        """
         self._permit(actor, Action.DELETE)
-        with self.index.write() as connection:
-            number, digests = catalog.remove(connection, self.id, scope)
-            if not number:
-                raise Missing("there is no such study, series or instance here")
-            audit.append(
-                connection,
-                actor,
-                Action.DELETE,
-                archive=self.name,
-                outcome="done",
-                subject={
-                    "study": scope.study_instance_uid,
-                    "series": scope.series_instance_uid,
-                    "instance": scope.sop_instance_uid,
-                    "instances": number,
-                },
-            )
-        for digest in digests:
-            self.objects.delete(digest)
+        for _ in range(DELETE_ATTEMPTS_MAX - 1):
+            try:
+                return self._delete(actor, scope)
+            except Conflict:
+                continue
+        return self._delete(actor, scope)
+
+    def _delete(self, actor: Actor, scope: Scope) -> int:
+        """Bytes first, then the rows: the tombstone is durable before anything is gone."""
+        with self.index.read() as connection:
+            held = recycled.members(connection, self.id, scope)
+            study = catalog.study_row(connection, self.id, scope.study_instance_uid)
+        if not held or study is None:
+            raise Missing("there is no such study, series or instance here")
+        generation = study.generation if study.state == catalog.COMPLETE else 0
+        tombstone = Tombstone(time.time(), scope, generation, held)
+        blob = self.objects.put((tombstone.packed(),))
+        number = sum(one.is_current for one in held)
+        with self._taken_back_if_untrue(tombstone, blob), self.index.write() as connection:
+            freed = self._remove(connection, tombstone)
+            if self.recycle_s:
+                recycled.add(connection, self.id, tombstone, blob.digest)
+            self._audit_delete(connection, actor, scope, number)
+            gone = [Told(scope.study_instance_uid, *one[:3]) for one in held if one.is_current]
+            changes.tell(connection, self.id, Change.DELETE, gone)
+        kept = {one.digest for one in held} if self.recycle_s else set()
+        for digest in (*freed, *([] if self.recycle_s else [blob.digest])):
+            if digest not in kept:
+                self.objects.delete(digest)
         return number
+
+    @contextmanager
+    def _taken_back_if_untrue(self, tombstone: Tombstone, blob: Blob) -> Iterator[None]:
+        """Forget a tombstone whose deletion came to nothing.
+
+        If the index does not tell, it stays: a rebuild then takes what it names for deleted, and
+        keeps that as long as any deletion's. The sweep removes it within two days.
+        """
+        try:
+            yield
+        except NodeError:
+            with suppress(NodeError):
+                with self.index.read() as connection:
+                    still = recycled.members(connection, self.id, tombstone.scope)
+                if not set(still).isdisjoint(tombstone.members):
+                    self.objects.delete(blob.digest)
+            raise
+
+    def _remove(self, connection: Connection, tombstone: Tombstone) -> list[str]:
+        """Remove just the rows that a tombstone tells of; the digests no row names any more.
+
+        Raises Conflict if the scope holds others by now.
+        """
+        scope = tombstone.scope
+        catalog.lock_study(connection, self.id, scope)
+        held = recycled.members(connection, self.id, scope, lock=True)
+        number, digests = catalog.remove(connection, self.id, scope)
+        if held != tombstone.members or number != sum(one.is_current for one in held):
+            raise Conflict("instances were stored into it at this very moment")
+        return digests
+
+    def _audit_delete(
+        self, connection: Connection, actor: Actor, scope: Scope, number: int
+    ) -> None:
+        audit.append(
+            connection,
+            actor,
+            Action.DELETE,
+            archive=self.name,
+            outcome="done",
+            subject={
+                "study": scope.study_instance_uid,
+                "series": scope.series_instance_uid,
+                "instance": scope.sop_instance_uid,
+                "instances": number,
+            },
+        )
+
+    def _absence(self, connection: Connection, scope: Scope) -> Missing:
+        """What to raise where nothing of a scope is held."""
+        if recycled.holds(connection, self.id, scope):
+            return Gone("this was deleted")
+        return Missing("there is no such study, series or instance here")
 
     def verify(self, actor: Actor, scope: Scope) -> list[Problem]:
         """Read every byte of a scope again and compare digests; what is wrong."""

@@ -22,7 +22,7 @@ from pacs.dicom import uids
 from pacs.dicom.attributes import Level
 from pacs.dicom.frames import frame_table
 from pacs.dicom.mapped import windows
-from pacs.dicom.part10 import Buffer, Scan, preamble_and_meta, scan
+from pacs.dicom.part10 import Buffer, Scan, preamble_and_meta, read_part10, scan
 from pacs.dicom.query_tags import tag_values
 from pacs.errors import BadObject, Conflict, Mismatch, Unreachable
 from pacs.index import catalog, query_tags
@@ -145,6 +145,34 @@ class Receipt:
             "made_by": self.made_by,
             "receipt": uuid.uuid4().hex,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Refound:
+    """A stored file, read again to become rows: its instance, its object, and its receipt."""
+
+    examined: Examined
+    kept: Kept
+    receipt: Receipt
+
+    @classmethod
+    def of(cls, digest: str, content: bytes) -> Refound:
+        """The instance in a stored file. Raises BadObject, Mismatch."""
+        file = read_part10(content)
+        receipt = Receipt.of(file.private)
+        examined = examine(Incoming(file.data_set, file.transfer_syntax_uid), {})
+        kept = Kept(
+            digest=digest,
+            size_bytes=len(content),
+            data_set_digest=examined.data_set_digest,
+            data_set_offset=file.data_set_offset,
+            transfer_syntax_uid=file.transfer_syntax_uid,
+            frame_table=examined.packed_frame_table,
+            received_at=receipt.received_at,
+            made_by=receipt.made_by,
+            source_ae_title=receipt.source_ae_title,
+        )
+        return cls(examined, kept, receipt)
 
 
 def file_meta(examined: Examined, receipt: Receipt) -> bytes:

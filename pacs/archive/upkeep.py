@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sqlalchemy import Connection
@@ -19,14 +20,13 @@ from sqlalchemy import Connection
 from pacs.access import Actor
 from pacs.archive import Archive
 from pacs.archive import series_metadata as made_metadata
-from pacs.archive.ingest import Receipt, enter, examine
-from pacs.archive.values import Incoming, Problem, Scope
+from pacs.archive.ingest import Receipt, Refound, enter
+from pacs.archive.values import Problem, Scope
 from pacs.dicom.part10 import read_part10
 from pacs.errors import Missing, NodeError, Refused
-from pacs.index import audit, catalog, jobs, results, series_metadata
-from pacs.index.catalog import Kept
+from pacs.index import audit, catalog, changes, jobs, recycled, results, series_metadata
+from pacs.index.recycled import TOMBSTONE_PREFIX, Tombstone
 from pacs.index.results import RUN_PREFIX, Run
-from pacs.store import Blob
 
 ORPHAN_AGE_S: Final = 86_400.0  # an unnamed object younger than this may still get its row
 HEAD_BYTES: Final = 4096  # enough of a file for its meta group
@@ -44,6 +44,7 @@ def fsck(archive: Archive) -> list[Problem]:
         named = dict(catalog.every_digest(connection, archive.id))
         records = set(results.every_digest(connection, archive.id))
         derived = set(series_metadata.every_digest(connection, archive.id))
+        records |= set(recycled.every_digest(connection, archive.id))
         broken_audit = audit.verify(connection)
         lost_jobs = jobs.overdue(connection)
     held = set(archive.objects.digests())
@@ -80,7 +81,7 @@ def _is_named(archive: Archive, digest: str) -> bool:
     with archive.index.read() as connection:
         return any(
             named
-            for table in (catalog, results, series_metadata)
+            for table in (catalog, results, series_metadata, recycled)
             for named in table.still_named(connection, {digest})
         )
 
@@ -92,15 +93,22 @@ def is_orphan(archive: Archive, digest: str) -> bool:
 
 def _kept_at(archive: Archive, digest: str) -> float:
     """When an object was kept, as it says itself; 0 if it does not say."""
+    return _kind_and_time(archive, digest)[1]
+
+
+def _kind_and_time(archive: Archive, digest: str) -> tuple[bool, float]:
+    """Whether an object is no tombstone, and when it was kept."""
     try:
         head = b"".join(archive.objects.read(digest, 0, HEAD_BYTES))
+        if head.startswith(TOMBSTONE_PREFIX):
+            return False, recycled.deleted_at(head)
         if head.startswith(made_metadata.PREFIX):
-            return made_metadata.made_at(head)
+            return True, made_metadata.made_at(head)
         if head.startswith(RUN_PREFIX):
-            return Run.unpack(b"".join(archive.objects.read(digest))).ended_at
-        return Receipt.of(read_part10(head).private).received_at
+            return True, Run.unpack(b"".join(archive.objects.read(digest))).ended_at
+        return True, Receipt.of(read_part10(head).private).received_at
     except (NodeError, ValueError, TypeError, LookupError):
-        return 0.0
+        return True, 0.0
 
 
 def sweep(archive: Archive) -> int:
@@ -110,9 +118,11 @@ def sweep(archive: Archive) -> int:
         named = {digest for digest, _ in catalog.every_digest(connection, archive.id)}
         named |= set(results.every_digest(connection, archive.id))
         named |= set(series_metadata.every_digest(connection, archive.id))
+        named |= set(recycled.every_digest(connection, archive.id))
     suspects = (digest for digest in archive.objects.digests() if digest not in named)
     orphans = [d for d in suspects if is_orphan(archive, d) and not _is_named(archive, d)]
-    for digest in orphans:
+    # A tombstone outlives what it names, or a rebuild would find that without it.
+    for digest in sorted(orphans, key=lambda orphan: not _kind_and_time(archive, orphan)[0]):
         archive.objects.delete(digest)
     return tidied + len(orphans)
 
@@ -122,6 +132,7 @@ def scrub(archive: Archive, progress: Progress = silent) -> list[Problem]:
     with archive.index.read() as connection:
         named = [digest for digest, _ in catalog.every_digest(connection, archive.id)]
         named += results.every_digest(connection, archive.id)
+        named += recycled.every_digest(connection, archive.id)
     found = []
     for done, digest in enumerate(named, start=1):
         problem = _reread(archive, digest)
@@ -147,25 +158,27 @@ def rebuild(archive: Archive, actor: Actor, progress: Progress = silent) -> list
     """Make an archive's rows anew from its store; the objects that could not be entered.
 
     Instances are entered in the order they came, under the policy of their day, so the same one is
-    current as before. What only the index knew is gone: waiting jobs, the audit trail before now.
+    current as before. What was deleted and is still kept stays deleted. What only the index knew is
+    gone: waiting jobs, the audit trail before now.
     """
     digests = list(archive.objects.digests())
-    in_order = sorted(digests, key=lambda digest: (_kept_at(archive, digest), digest))
+    in_order = sorted(digests, key=lambda digest: (*_kind_and_time(archive, digest), digest))
     with archive.index.write() as connection:
         results.forget_everything(connection, archive.id)
         series_metadata.forget_everything(connection, archive.id)
+        recycled.forget_everything(connection, archive.id)
         catalog.forget_everything(connection, archive.id)
     problems: list[Problem] = []
-    runs: list[tuple[Run, str]] = []
-    derived: list[str] = []
+    found = _Found()
     for done, digest in enumerate(in_order, start=1):
-        problems += _enter_again(archive, digest, runs, derived)
+        problems += _enter_again(archive, digest, found)
         progress(done, len(in_order))
     with archive.index.write() as connection:
-        for run, digest in sorted(runs, key=lambda found: found[0].generation):
+        _enter_deletions(connection, archive, found)
+        for run, digest in sorted(found.runs, key=lambda one: one[0].generation):
             results.add(connection, archive.id, run, digest=digest)
             _restore_study(connection, archive.id, run)
-    for digest in derived:
+    for digest in found.derived:
         made_metadata.enter_again(archive, digest)
     with archive.index.write() as connection:
         audit.append(
@@ -176,8 +189,25 @@ def rebuild(archive: Archive, actor: Actor, progress: Progress = silent) -> list
             outcome="done",
             subject={"objects": len(in_order), "problems": len(problems)},
         )
+        changes.tell_untold(connection, archive.id)
     archive.index.maintain()
     return problems
+
+
+@dataclass(slots=True)
+class _Found:
+    """What `rebuild` finds beside instances; tombstones are read before what they name."""
+
+    tombstones: list[tuple[Tombstone, str]] = field(default_factory=list)
+    dead: set[str] = field(default_factory=set)
+    recycled: set[str] = field(default_factory=set)  # those of the dead that are still kept
+    runs: list[tuple[Run, str]] = field(default_factory=list)
+    derived: list[str] = field(default_factory=list)  # metadata of series
+
+    def bury(self, tombstone: Tombstone, digest: str) -> None:
+        """Note a deletion."""
+        self.tombstones.append((tombstone, digest))
+        self.dead |= {one.digest for one in tombstone.members}
 
 
 def _restore_study(connection: Connection, archive_id: int, run: Run) -> None:
@@ -190,39 +220,37 @@ def _restore_study(connection: Connection, archive_id: int, run: Run) -> None:
         catalog.touch(connection, held[0].study_id)
 
 
-def _enter_again(
-    archive: Archive, digest: str, runs: list[tuple[Run, str]], derived: list[str]
-) -> Iterator[Problem]:
+def _enter_again(archive: Archive, digest: str, found: _Found) -> Iterator[Problem]:
+    if digest in found.dead:
+        found.recycled.add(digest)
+        return
     try:
         content = b"".join(archive.objects.read(digest))
         if hashlib.sha256(content).hexdigest() != digest:
             yield Problem("corrupt", "the bytes no longer have their digest", digest)
         elif content.startswith(made_metadata.PREFIX):
-            derived.append(digest)
+            found.derived.append(digest)
+        elif content.startswith(TOMBSTONE_PREFIX):
+            found.bury(Tombstone.unpack(content), digest)
         elif content.startswith(RUN_PREFIX):
-            runs.append((Run.unpack(content), digest))
+            found.runs.append((Run.unpack(content), digest))
         else:
-            _enter_file(archive, Blob(digest, len(content)), content)
+            _enter_file(archive, digest, content)
     except Refused as error:
         yield Problem("not_entered", error.message, digest)
-    except (ValueError, TypeError):
-        yield Problem("not_entered", "a run record cannot be read", digest)
+    except (ValueError, TypeError, LookupError):
+        yield Problem("not_entered", "a record of a run or a deletion cannot be read", digest)
 
 
-def _enter_file(archive: Archive, blob: Blob, content: bytes) -> None:
-    file = read_part10(content)
-    receipt = Receipt.of(file.private)
-    examined = examine(Incoming(file.data_set, file.transfer_syntax_uid), {})
-    kept = Kept(
-        digest=blob.digest,
-        size_bytes=blob.size_bytes,
-        data_set_digest=examined.data_set_digest,
-        data_set_offset=file.data_set_offset,
-        transfer_syntax_uid=file.transfer_syntax_uid,
-        frame_table=examined.packed_frame_table,
-        received_at=receipt.received_at,
-        made_by=receipt.made_by,
-        source_ae_title=receipt.source_ae_title,
-    )
+def _enter_file(archive: Archive, digest: str, content: bytes) -> None:
+    found = Refound.of(digest, content)
     with archive.index.write() as connection:
-        enter(connection, archive.id, examined, kept, receipt.duplicates)
+        enter(connection, archive.id, found.examined, found.kept, found.receipt.duplicates)
+
+
+def _enter_deletions(connection: Connection, archive: Archive, found: _Found) -> None:
+    """What was deleted is kept as before; of a deletion nothing of which is left, nothing is told."""
+    for tombstone, digest in found.tombstones:
+        members = tuple(one for one in tombstone.members if one.digest in found.recycled)
+        if members:
+            recycled.add(connection, archive.id, replace(tombstone, members=members), digest)

@@ -18,6 +18,7 @@ from pacs.cli import (
     demo,
     models,
     peers,
+    recycled,
     retrieve,
     rules,
     serve,
@@ -47,6 +48,7 @@ app.add_typer(peers.app, name="peers")
 app.add_typer(rules.app, name="rules")
 app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(worklist.app, name="worklist")
+app.add_typer(recycled.app, name="recycled")
 app.command("commitments")(commitments.commitments)
 app.command("fsck")(upkeep.fsck)
 app.command("rebuild")(upkeep.rebuild)

@@ -338,7 +338,7 @@ def kept_of(row: Row[Any]) -> Kept:
 
 def instances_of(connection: Connection, archive: int, scope: Scope) -> list[Row[Any]]:
     """The instances of a scope: series by number, then instances by number, then UID."""
-    return list(connection.execute(_PLACED.where(_inside(archive, scope)).order_by(*_IN_ORDER)))
+    return list(connection.execute(_PLACED.where(inside(archive, scope)).order_by(*_IN_ORDER)))
 
 
 _IN_ORDER: Final = (
@@ -361,7 +361,7 @@ _MEMBERS: Final = select(
 
 def members_of(connection: Connection, archive: int, scope: Scope) -> list[Row[Any]]:
     """The same order, and no more than the UIDs and digests: its series' metadata's as `kept`."""
-    return list(connection.execute(_MEMBERS.where(_inside(archive, scope)).order_by(*_IN_ORDER)))
+    return list(connection.execute(_MEMBERS.where(inside(archive, scope)).order_by(*_IN_ORDER)))
 
 
 def placed(connection: Connection, instance_ids: Sequence[int]) -> dict[int, Row[Any]]:
@@ -370,7 +370,8 @@ def placed(connection: Connection, instance_ids: Sequence[int]) -> dict[int, Row
     return {row.id: row for row in rows}
 
 
-def _inside(archive: int, scope: Scope) -> ColumnElement[bool]:
+def inside(archive: int, scope: Scope) -> ColumnElement[bool]:
+    """The condition that an instance, joined with its series and study, is of a scope."""
     wanted = [
         studies.c.archive_id == archive,
         studies.c.StudyInstanceUID == scope.study_instance_uid,
@@ -384,11 +385,11 @@ def _inside(archive: int, scope: Scope) -> ColumnElement[bool]:
 
 def remove(connection: Connection, archive: int, scope: Scope) -> tuple[int, list[str]]:
     """Remove the rows of a scope; how many instances, and the digests no row names any more."""
-    study_id = _lock_study(connection, archive, scope)
+    study_id = lock_study(connection, archive, scope)
     if study_id is None:
         return 0, []
     joined = instances.join(series).join(studies)
-    wanted = select(instances.c.id).select_from(joined).where(_inside(archive, scope))
+    wanted = select(instances.c.id).select_from(joined).where(inside(archive, scope))
     further, current = [
         connection.scalars(delete(table).where(key.in_(wanted)).returning(table.c.digest)).all()
         for table, key in ((versions, versions.c.instance_id), (instances, instances.c.id))
@@ -402,7 +403,7 @@ def remove(connection: Connection, archive: int, scope: Scope) -> tuple[int, lis
 def _remove_metadata(connection: Connection, archive: int, scope: Scope) -> list[str]:
     """What tells of an instance goes with it, so the metadata of its series are made anew."""
     whole = Scope(scope.study_instance_uid, scope.series_instance_uid)
-    wanted = select(series.c.id).join(studies).where(_inside(archive, whole))
+    wanted = select(series.c.id).join(studies).where(inside(archive, whole))
     connection.execute(wanted.with_for_update(of=series, key_share=True))  # its makers wait
     return list(
         connection.scalars(
@@ -413,7 +414,7 @@ def _remove_metadata(connection: Connection, archive: int, scope: Scope) -> list
     )
 
 
-def _lock_study(connection: Connection, archive: int, scope: Scope) -> int | None:
+def lock_study(connection: Connection, archive: int, scope: Scope) -> int | None:
     """The id of a study that is to lose something, or None. Its patient's row is locked.
 
     So removers follow each other instead of meeting in a deadlock; who stores is not held up.

@@ -328,6 +328,14 @@ def supersede(connection: Connection, archive_id: int, study_instance_uid: str, 
     return len(ended.all())
 
 
+def newest_generation(connection: Connection, archive_id: int, study_instance_uid: str) -> int:
+    """The newest generation of a study that had jobs, before it was deleted perhaps; else 0."""
+    newest = select(func.max(jobs.c.generation)).where(
+        jobs.c.archive_id == archive_id, jobs.c.study_instance_uid == study_instance_uid
+    )
+    return int(connection.execute(newest).scalar() or 0)
+
+
 def listed(
     connection: Connection,
     *,

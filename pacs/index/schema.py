@@ -579,6 +579,50 @@ commitment_references = Table(
     Column("failure_reason", Integer),
 )
 
+# What was deleted and is kept for a while; a scope's empty UIDs mean all of the level.
+deletions = Table(
+    "deletions",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _archive(),
+    Column("StudyInstanceUID", Exact, nullable=False),
+    Column("SeriesInstanceUID", Exact, nullable=False),
+    Column("SOPInstanceUID", Exact, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("digest", Exact, nullable=False, index=True),  # of the tombstone in the store
+    Column("deleted_at", Double, nullable=False),
+    Index(None, "archive_id", "StudyInstanceUID"),
+    Index(None, "archive_id", "deleted_at"),
+)
+
+recycled = Table(
+    "recycled",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("deletion_id", Key, ForeignKey("deletions.id"), nullable=False),
+    Column("SeriesInstanceUID", Exact, nullable=False),
+    Column("SOPInstanceUID", Exact, nullable=False),
+    Column("digest", Exact, nullable=False, index=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("is_current", Boolean, nullable=False),  # else it was a further version
+    Index(None, "deletion_id", "SOPInstanceUID"),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("archive_id", Key, ForeignKey("archives.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("change", Exact, nullable=False),
+    Column("StudyInstanceUID", Exact, nullable=False),
+    Column("SeriesInstanceUID", Exact, nullable=False),
+    Column("SOPInstanceUID", Exact, nullable=False),
+    Column("digest", Exact, nullable=False),
+    Index(None, "archive_id", "at"),
+    sqlite_with_rowid=False,  # in the order of its key, so a row goes to the end of one tree
+)
+
 TABLE: Final = {
     Level.PATIENT: patients,
     Level.STUDY: studies,

@@ -212,6 +212,12 @@ def _archives(config: Config, index: Index) -> Callable[[str], Archive]:
 
     def archive(name: str) -> Archive:
         store: ObjectStore = open_store(config.store_url, name)
-        return Archive(name, store, index, duplicates=Duplicates(config.duplicates))
+        return Archive(
+            name,
+            store,
+            index,
+            duplicates=Duplicates(config.duplicates),
+            recycle_s=config.recycle_s,
+        )
 
     return archive

@@ -25,7 +25,7 @@ import uvicorn
 
 from inference.pipeline import Pipeline
 from pacs import worker
-from pacs.archive import series_metadata, upkeep
+from pacs.archive import recycle, series_metadata, upkeep
 from pacs.archive.tagging import QueryTags
 from pacs.availability import NOTIFY
 from pacs.commitment import ASK, CHECK, REPORT
@@ -55,6 +55,7 @@ from web.http1 import BoundedHead
 from web.parts import Parts
 
 UPKEEP_S: Final = 3_600.0  # how often orphans and half-written files are looked for
+PURGE_S: Final = 60.0  # how often deletions are looked for whose recycle time is over
 ORPHAN_S_MAX: Final = 2.0  # a role whose supervisor is gone ends within this, drained or not
 DELIVERERS: Final = 4  # workers that call peers; further deliveries wait
 EXPIRY_S: Final = 30.0  # how often commitments are looked at that wait for too long
@@ -187,6 +188,9 @@ def run_worker(node: Node, _doors: Inherited, stop: threading.Event) -> None:
                 _every(STATISTICS_S, node.index.maintain),
                 _every(STATISTICS_S, node.workitems.forget),
                 _every(UPKEEP_S, node.worklist.remove_old),
+                _every(
+                    PURGE_S, lambda: sum(recycle.purge_due(archive) for archive in node.archives)
+                ),
                 _every(UPKEEP_S, lambda: sum(upkeep.sweep(archive) for archive in node.archives)),
             ],
             stop,

@@ -1,4 +1,7 @@
-"""DICOMweb (PS3.18): STOW-RS, QIDO-RS and WADO-RS, on whichever archive the path names; UPS-RS."""
+"""DICOMweb (PS3.18): STOW-RS, QIDO-RS and WADO-RS, on whichever archive the path names; UPS-RS.
+
+Beside them stand what the standard lacks: DELETE, and a feed of changes.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from fastapi import APIRouter
 from web.dicomweb import (
     bulkdata,
     capabilities,
+    changefeed,
+    delete,
     frames,
     metadata,
     notifications,
@@ -26,7 +31,7 @@ router = APIRouter(tags=["DICOMweb"])
 # before `/studies/{study}`.
 for service in (
     *(frames, rendered, search, query_tags),
-    *(retrieve, metadata, bulkdata, store, capabilities),
+    *(retrieve, metadata, bulkdata, store, delete, changefeed, capabilities),
 ):
     router.include_router(service.router)
 # The root is meant with and without a slash at its end.

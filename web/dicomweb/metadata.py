@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from pacs.archive import Scope
 from pacs.archive.series_metadata import GZIP, SeriesMetadata, metadata_of
+from pacs.dicom.json_model import JsonModel
 from pacs.dicom.xml_model import xml_model
 from pacs.index.series_metadata import Outline
 from web.dicomweb import multipart
@@ -70,6 +71,13 @@ def metadata(request: Request, door: At, scope: InPath) -> Response:
         return streamed(request, as_kept, offer.media_type, headers)
     body = _in_chunks(_array(_lines(door, scope, outlines)))
     return streamed(request, _gzipped(body) if is_gzip else body, offer.media_type, headers)
+
+
+def instance_metadata(door: Door, scope: Scope) -> JsonModel:
+    """The same of one instance, for other resources that tell of it. Raises Missing, Forbidden."""
+    (line,) = _lines(door, scope, door.archive.outlines(door.actor, scope))
+    model: JsonModel = json.loads(line)
+    return model
 
 
 def _lines(door: Door, scope: Scope, outlines: Sequence[Outline]) -> Iterator[bytes]:
