@@ -50,7 +50,7 @@ from pacs.index.queries import Value
 from pacs.index.recycled import Tombstone
 from pacs.index.results import Run
 from pacs.index.series_metadata import Outline, outlines
-from pacs.store import Blob, ObjectStore
+from pacs.store import ObjectStore
 
 __all__ = [
     "Archive",
@@ -528,21 +528,26 @@ class Archive:
         tombstone = Tombstone(time.time(), scope, generation, held)
         blob = self.objects.put((tombstone.packed(),))
         number = sum(one.is_current for one in held)
-        with self._taken_back_if_untrue(tombstone, blob), self.index.write() as connection:
+        with self._taken_back_if_untrue(blob.digest), self.index.write() as connection:
             freed = self._remove(connection, tombstone)
-            if self.recycle_s:
-                recycled.add(connection, self.id, tombstone, blob.digest)
+            deletion = recycled.add(connection, self.id, tombstone, blob.digest)
             self._audit_delete(connection, actor, scope, number)
             gone = [Told(scope.study_instance_uid, *one[:3]) for one in held if one.is_current]
             changes.tell(connection, self.id, Change.DELETE, gone)
-        kept = {one.digest for one in held} if self.recycle_s else set()
-        for digest in (*freed, *([] if self.recycle_s else [blob.digest])):
-            if digest not in kept:
-                self.objects.delete(digest)
+        for digest in set(freed) - {one.digest for one in held}:
+            self.objects.delete(digest)
+        if not self.recycle_s:
+            self._discard(deletion)
         return number
 
+    def _discard(self, deletion: int) -> None:
+        with self.index.write() as connection:
+            digests = recycled.forget(connection, self.id, deletion) or ()
+        for digest in digests:
+            self.objects.delete(digest)
+
     @contextmanager
-    def _taken_back_if_untrue(self, tombstone: Tombstone, blob: Blob) -> Iterator[None]:
+    def _taken_back_if_untrue(self, tombstone: str) -> Iterator[None]:
         """Forget a tombstone whose deletion came to nothing.
 
         If the index does not tell, it stays: a rebuild then takes what it names for deleted, and
@@ -553,9 +558,9 @@ class Archive:
         except NodeError:
             with suppress(NodeError):
                 with self.index.read() as connection:
-                    still = recycled.members(connection, self.id, tombstone.scope)
-                if not set(still).isdisjoint(tombstone.members):
-                    self.objects.delete(blob.digest)
+                    is_true = any(recycled.still_named(connection, {tombstone}))
+                if not is_true:
+                    self.objects.delete(tombstone)
             raise
 
     def _remove(self, connection: Connection, tombstone: Tombstone) -> list[str]:

@@ -121,8 +121,8 @@ def _columns(
     return select(*uids, digest, size_bytes, literal(is_current))
 
 
-def add(connection: Connection, archive: int, tombstone: Tombstone, digest: str) -> None:
-    """Enter a deletion; `digest` is that of its tombstone."""
+def add(connection: Connection, archive: int, tombstone: Tombstone, digest: str) -> int:
+    """Enter a deletion; its id. `digest` is that of its tombstone."""
     made = connection.execute(
         insert(deletions)
         .values(
@@ -136,6 +136,7 @@ def add(connection: Connection, archive: int, tombstone: Tombstone, digest: str)
     ).scalar_one()
     rows = [{"deletion_id": made, **_member(one)} for one in tombstone.members]
     connection.execute(insert(recycled), rows)
+    return int(made)
 
 
 def _place(scope: Scope) -> dict[str, str]:

@@ -297,6 +297,7 @@ def test_a_deletion_killed_between_rows_and_bytes_stays_a_deletion(failing: Arch
         failing.delete(make.READER, Scope(STUDY))
     failing.objects.fails_at = ""
     assert held(failing) == {}
+    assert_sound(failing)
     assert upkeep.rebuild(failing, make.READER) == []
     assert held(failing) == {}, "a rebuild lets nothing rise again"
     assert recycle.purge_due(failing) == 1
