@@ -18,12 +18,13 @@ from pacs.index.jobs import Job
 from pacs.peers import Peer, rights_of
 from pacs.workflow import JOBS_LISTED_MAX, Run
 from web.auth import Caller
+from web.limits import NUMBER_MAX
 from web.parts import Parts
 
 STATUS_STUDIES_MAX: Final = 500  # studies of one worklist status, the newest; a longer list is cut
 
 Limit = Annotated[int, Query(ge=1, le=JOBS_LISTED_MAX)]
-Cursor = Annotated[int, Query(ge=0)]
+Cursor = Annotated[int, Query(ge=0, le=NUMBER_MAX)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,8 @@ from pacs.archive.recycle import LISTED_MAX, Restored
 from pacs.errors import Missing
 from pacs.index.recycled import Deletion
 from web.auth import Caller
+from web.limits import NUMBER_MAX
 from web.parts import Parts
-
-NUMBER_MAX = (1 << 63) - 1  # of ids in the index; a larger one is refused
 
 Number = Annotated[int, Path(ge=1, le=NUMBER_MAX)]
 Project = Annotated[str, Query(description="A research project; empty: the identified archive.")]

@@ -6,18 +6,20 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from pacs.errors import BadQuery
 from pacs.forwarding import PAGE_MAX, Delivery, Rule, Trigger, standing
 from web.auth import Caller
+from web.limits import NUMBER_MAX
 from web.parts import Parts
 
 TEST_DAYS: Final = 7.0  # that a dry run looks back unless it is told otherwise
 TEST_DAYS_MAX: Final = 3_650.0  # a longer look is a bad request
 
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
-Cursor = Annotated[int, Query(ge=0)]
+Cursor = Annotated[int, Query(ge=0, le=NUMBER_MAX)]
+DeliveryNumber = Annotated[int, Path(ge=1, le=NUMBER_MAX)]
 Days = Annotated[float, Query(gt=0, le=TEST_DAYS_MAX)]
 
 
@@ -212,7 +214,7 @@ class Api:
             told.append(TrafficView(traffic.peer, *numbers, error, at))
         return told
 
-    def retry(self, delivery: int, caller: Caller) -> Ordered:
+    def retry(self, delivery: DeliveryNumber, caller: Caller) -> Ordered:
         """Try a delivery again at once. Raises Missing."""
         return Ordered(self._forwarding.retry(caller, delivery=delivery))
 
@@ -220,7 +222,7 @@ class Api:
         """Try again at once whatever waits for a peer or failed."""
         return Ordered(self._forwarding.retry(caller, peer=peer))
 
-    def cancel(self, delivery: int, caller: Caller) -> Ordered:
+    def cancel(self, delivery: DeliveryNumber, caller: Caller) -> Ordered:
         """Send no more of a delivery. Raises Missing."""
         return Ordered(self._forwarding.cancel(caller, delivery=delivery))
 

@@ -19,12 +19,13 @@ from web import (
 )
 from web.dicomweb import wado_uri
 from web.dicomweb.notifications import Notifications
+from web.openapi import DescribedApp
 from web.parts import Parts
 
 
 def create_app(parts: Parts) -> FastAPI:
     """The ASGI application of one node."""
-    app = FastAPI(
+    app = DescribedApp(
         title="Isocenter",
         version=parts.version,
         docs_url=None,

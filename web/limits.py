@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+NUMBER_MAX: Final = (1 << 63) - 1  # of ids and places in the index; a larger one is refused: 400
 
 
 @dataclass(frozen=True, slots=True)

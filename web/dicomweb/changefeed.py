@@ -25,10 +25,10 @@ from web.dicomweb.answers import json_answer
 from web.dicomweb.door import At, Door
 from web.dicomweb.media_types import JSON
 from web.dicomweb.metadata import instance_metadata
+from web.limits import NUMBER_MAX
 
 LIMIT: Final = 100  # changes of one answer if nothing else is asked
 LIMIT_MAX: Final = 200  # more are refused
-OFFSET_MAX: Final = (1 << 63) - 1  # of numbers in the index; a larger one is refused
 
 _FAR: Final = (0.0, 253_402_300_799.0)  # from 1970 to 9999, where no time is given
 _NUMBER: Final = re.compile(r"\d{1,19}", re.ASCII)
@@ -91,7 +91,7 @@ def understood(parameters: Mapping[str, str]) -> Asked:
 
 
 def _number(name: str, text: str) -> int:
-    if not _NUMBER.fullmatch(text) or int(text) > OFFSET_MAX:
+    if not _NUMBER.fullmatch(text) or int(text) > NUMBER_MAX:
         raise BadQuery(f"{name} is not a number from 0")
     return int(text)
 

@@ -61,14 +61,15 @@ def serving(folder: Path, *, limits: Limits | None = None, store_url: str = "") 
 
     Objects may lie in another store, and everything else then in the folder.
     """
-    with _parts(folder, store_url or f"file://{folder}") as parts:
+    with parts_in(folder, store_url or f"file://{folder}") as parts:
         parts = replace(parts, limits=limits or Limits())
         with _uvicorn(parts) as url, httpx.Client(base_url=url, timeout=30) as client:
             yield Served(parts, url, client, folder / "identified")
 
 
 @contextmanager
-def _parts(folder: Path, store_url: str) -> Iterator[Parts]:
+def parts_in(folder: Path, store_url: str) -> Iterator[Parts]:
+    """The parts of such a node, without its door."""
     index = open_index(f"sqlite:///{folder}/index.db")
     spool = folder / "spool"
     spool.mkdir()
