@@ -16,12 +16,11 @@ from typing import Any, Final
 from pacs.dicom.attributes import INDEXED
 from pacs.dicom.uids import UID_CHARACTERS_MAX
 from web.dicomweb.changefeed import LIMIT, LIMIT_MAX
-from web.dicomweb.media_types import DICOM, DICOM_JSON, JSON, MULTIPART, OCTET_STREAM
+from web.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, MULTIPART, OCTET_STREAM
 from web.limits import NUMBER_MAX
 
 Schema = Mapping[str, Any]
 
-DICOM_XML: Final = "application/dicom+xml"
 ZIP: Final = "application/zip"
 WADL: Final = "application/vnd.sun.wadl+xml"
 
@@ -82,7 +81,8 @@ PATH: Final[Mapping[str, Schema]] = {
 }
 
 _WINDOW: Final = ("annotation", "iccprofile", "quality", "viewport", "window")
-_PAGE: Final = ("fuzzymatching", "includefield", "limit", "offset")
+_MATCHING: Final = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching", "charset")
+_PAGE: Final = ("includefield", "limit", "offset")
 _KEYS: Final = tuple(one.keyword for one in INDEXED.values() if one.matchable)
 _WADO_URI: Final = (
     *("requestType", "studyUID", "seriesUID", "objectUID", "contentType", "charset", "anonymize"),
@@ -95,6 +95,7 @@ QUERY: Final[Mapping[str, Schema]] = {
     "annotation": _text("`patient`, `technique`, or both with a comma."),
     "deletionlock": _flag("Whether the workitem is kept until its watcher unsubscribes."),
     "dicomdir": _flag("Whether a ZIP archive holds a DICOMDIR."),
+    "emptyvaluematching": _flag('Whether `""` matches what has no value (PS3.18 8.3.4.5).'),
     "endTime": _text("An ISO 8601 time; what changed then or later is left out."),
     "filter": _text("`attribute=value` pairs with commas, of a filtered subscription."),
     "fuzzymatching": _flag("Whether words of names match by their beginnings."),
@@ -103,6 +104,7 @@ QUERY: Final[Mapping[str, Schema]] = {
     "includeMetadata": _flag("Whether the DICOM JSON of current instances is told; default: yes."),
     "limit": _number("How many results at most."),
     "limit_of_changes": _number("How many changes.", minimum=1, maximum=LIMIT_MAX, default=LIMIT),
+    "multiplevaluematching": _flag("Whether a key may list values (PS3.18 8.3.4.6)."),
     "offset": _number("How many results are skipped."),
     "offset_of_changes": _number("The last sequence read.", maximum=NUMBER_MAX, default=0),
     "quality": _text("Of a JPEG, 1 to 100."),
@@ -115,10 +117,13 @@ QUERY: Final[Mapping[str, Schema]] = {
     **{keyword: _text("A matching key (PS3.4 C.2.2.2).") for keyword in _KEYS},
 }
 
-_SEARCH: Final = Operation({200: JSONS, 204: ()}, ("accept", *_PAGE, *_KEYS), problems=(406,))
-_COUNT: Final = Operation({200: (JSON,)}, ("fuzzymatching", *_KEYS), problems=(406,))
+_SEARCH: Final = Operation(
+    {200: XMLS, 204: ()}, ("accept", *_MATCHING, *_PAGE, *_KEYS), problems=(406,)
+)
+_COUNT: Final = Operation({200: (JSON,)}, ("accept", *_MATCHING, *_KEYS), problems=(406,))
+_STORED: Final = (*JSONS, DICOM_XML)
 _STORE: Final = Operation(
-    {200: XMLS, 202: XMLS, 409: (*XMLS, "application/problem+json")},
+    {200: _STORED, 202: _STORED, 409: (*_STORED, "application/problem+json")},
     ("accept",),
     (MULTIPART, DICOM),
     (406, 408, 413, 415, 422, 507),
@@ -194,7 +199,9 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "OPTIONS ": _CAPABILITIES,
     "OPTIONS /": _CAPABILITIES,
     "GET /conformance": _CAPABILITIES,
-    "GET /workitems": Operation({200: JSONS, 204: ()}, ("accept", *_PAGE), problems=(406,)),
+    "GET /workitems": Operation(
+        {200: JSONS, 204: ()}, ("accept", "charset", "fuzzymatching", *_PAGE), problems=(406,)
+    ),
     "POST /workitems": Operation({201: ()}, ("workitem",), JSONS, (409, 413, 415, 422)),
     "GET /workitems/{workitem}": Operation({200: JSONS}, ("accept",), problems=(404, 406, 410)),
     "POST /workitems/{workitem}": Operation({200: ()}, ("transaction-uid",), JSONS, _WORKITEM),
@@ -213,12 +220,12 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /workitems/{workitem}/subscribers/{ae_title}/suspend": Operation(
         {200: ()}, problems=(404, 409, 410)
     ),
-    "GET /extendedquerytags": Operation({200: (JSON,)}, ("limit", "offset")),
+    "GET /extendedquerytags": Operation({200: (JSON,)}),
     "POST /extendedquerytags": Operation({202: (JSON,)}, (), (JSON,), (409, 413)),
     "GET /extendedquerytags/{tag}": Operation({200: (JSON,)}),
     "PATCH /extendedquerytags/{tag}": Operation({200: (JSON,)}, (), (JSON,), (413,)),
     "DELETE /extendedquerytags/{tag}": Operation({204: ()}),
-    "GET /extendedquerytags/{tag}/errors": Operation({200: (JSON,)}, ("limit", "offset")),
+    "GET /extendedquerytags/{tag}/errors": Operation({200: (JSON,)}),
     "GET /operations/{operation}": Operation({200: (JSON,)}),
     # Of the node itself: what FastAPI cannot see in the signatures.
     "GET /api/recycled": Operation({}, problems=(404,)),

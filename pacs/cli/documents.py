@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydicom.uid import UID
 
@@ -23,8 +23,11 @@ from pacs.dimse.upper_layer import DimseLimits
 from pacs.errors import NodeError
 from pacs.procedure_steps import RULES, Rule
 from pacs.workitems import Status
+from web import dicomweb
+from web.dicomweb import wado_uri
 from web.dicomweb.store import FAILURE_REASON
 from web.errors import STATUS
+from web.openapi import DescribedApp
 
 DOCUMENTS: Final = Path(__file__).parents[2] / "docs"
 
@@ -160,6 +163,27 @@ def _limits() -> str:
     return table(("What", "Limit", "Beyond it"), rows)
 
 
+def _resources() -> str:
+    """What DICOMweb serves, from its own description."""
+    app = DescribedApp()
+    for router in (dicomweb.router, dicomweb.worklist):
+        app.include_router(router, prefix=dicomweb.IDENTIFIED)
+    app.include_router(wado_uri.router)
+    rows = (
+        (method.upper(), f"`{path.removeprefix(dicomweb.IDENTIFIED)}`", *_answers(operation))
+        for path, operations in sorted(app.openapi()["paths"].items())
+        if not path.startswith("/research") and path != dicomweb.IDENTIFIED
+        for method, operation in operations.items()
+    )
+    return table(("Method", "Path", "What it does", "Answers", "Problems"), rows)
+
+
+def _answers(operation: Mapping[str, Any]) -> tuple[str, str, str]:
+    codes = [int(status) for status in operation["responses"]]
+    told = [", ".join(str(one) for one in codes if (one < 400) is well) for well in (True, False)]
+    return (operation["summary"], *told)
+
+
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "query-keys": _query_keys,
     "c-store-statuses": lambda: _statuses(STORE.items(), "{:04X}"),
@@ -169,6 +193,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "procedure-step-statuses": lambda: _statuses(PROCEDURE_STEP.items(), "{:04X}"),
     "retrieve-statuses": lambda: _statuses(RETRIEVE.items(), "{:04X}"),
     "stow-failure-reasons": lambda: _statuses(FAILURE_REASON.items(), "{:04X}"),
+    "dicomweb-resources": _resources,
     "http-statuses": lambda: _statuses(STATUS.items(), "{}"),
     "ups-statuses": _workitem_statuses,
     "decoders": _decoders,

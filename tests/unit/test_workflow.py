@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import Connection
 
-from pacs.archive import Archive, upkeep
+from pacs.archive import Archive, Scope, upkeep
 from pacs.errors import Refused, Unreachable
 from pacs.index import Index, audit, jobs
 from pacs.index.jobs import Job
@@ -88,6 +88,15 @@ def test_a_quiet_study_gets_a_generation_and_its_jobs_once(stored: Archive) -> N
     ]
     (status,) = workflow.statuses(make.READER, [STUDY])
     assert (status.state, status.generation, status.ai) == ("complete", 1, "queued")
+
+
+def test_a_study_that_was_deleted_and_came_again_is_analysed_again(stored: Archive) -> None:
+    workflow = _workflow(stored, MODEL)
+    _complete(workflow)
+    stored.delete(make.READER, Scope(STUDY))
+    _store(stored, 1)
+    assert _complete(workflow) == 1
+    assert [job.generation for job in workflow.jobs() if job.kind == INFER] == [2, 1]
 
 
 def test_a_study_can_be_completed_before_it_is_quiet(stored: Archive) -> None:
