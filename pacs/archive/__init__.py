@@ -363,9 +363,9 @@ class Archive:
     def changes(
         self, actor: Actor, after: int, rows_max: int, times: tuple[float, float] | None = None
     ) -> list[Entry]:
-        """What changed, in order: after a number of the feed, or between two times (s since 1970)
+        """What changed after a number of the feed, in order. Raises Forbidden.
 
-        but for the first `after` rows. Raises Forbidden.
+        With two `times` (s since 1970): between them, but for the first `after` rows.
         """
         self._permit(actor, Action.SEARCH)
         with self.index.read() as connection:
