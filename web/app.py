@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Final
+
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from web import (
@@ -19,8 +24,11 @@ from web import (
 )
 from web.dicomweb import wado_uri
 from web.dicomweb.notifications import Notifications
+from web.dicomweb.origin import Network, is_from_another_site
 from web.openapi import DescribedApp
 from web.parts import Parts
+
+SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))  # they change nothing (RFC 9110 9.2.1)
 
 
 def create_app(parts: Parts) -> FastAPI:
@@ -35,6 +43,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     app.state.notifications = Notifications(parts.workitems)
     errors.install(app)
+    app.add_middleware(OwnPagesChange, trusted_proxies=parts.trusted_proxies)
     app.add_middleware(EveryAnswer)
     app.include_router(dicomweb.router, prefix=dicomweb.IDENTIFIED)
     app.include_router(dicomweb.router, prefix=dicomweb.RESEARCH)
@@ -72,3 +81,28 @@ class EveryAnswer:
         method = "GET" if is_head else scope["method"]
         asked = {**scope, "method": method, "asked_method": scope["method"]}
         await self._app(asked, receive, answer)
+
+
+class OwnPagesChange:
+    """Pages of other sites change nothing here (403), whoever's browser they make ask.
+
+    Without a log-in there is no token that such a page would lack, and a browser sends some
+    requests for it without asking us first.
+    """
+
+    def __init__(self, app: ASGIApp, trusted_proxies: Sequence[Network]) -> None:
+        self._app = app
+        self._trusted_proxies = trusted_proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        is_change = scope["type"] == "http" and scope["method"] not in SAFE_METHODS
+        if is_change and is_from_another_site(HTTPConnection(scope), self._trusted_proxies):
+            told = errors.problem(
+                HTTPStatus.FORBIDDEN,
+                "a page of another site asks this; behind a proxy, see http.trusted_proxies",
+                {"Connection": "close"},
+            )
+            await told(scope, receive, send)
+            return
+        await self._app(scope, receive, send)

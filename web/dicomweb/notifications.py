@@ -14,7 +14,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -23,6 +22,8 @@ from pacs.dicom.json_model import JsonModel
 from pacs.errors import Forbidden, NodeError
 from pacs.workitems import PUSH, Event, Workitems
 from web.auth import Caller
+from web.dicomweb.origin import is_from_another_site
+from web.parts import Parts
 
 SOCKETS_MAX: Final = 64  # open at once in this process; a further one is closed at once
 EVENTS_WAITING_MAX: Final = 1_000  # for one socket; one with more is cut off
@@ -39,19 +40,19 @@ log = logging.getLogger(__name__)
 @router.websocket("/subscribers/{ae_title}")
 async def notify(websocket: WebSocket, ae_title: str, actor: Caller) -> None:
     """Open a notification connection (PS3.18 8.10.4)."""
-    if not _is_same_origin(websocket):
+    parts: Parts = websocket.app.state.parts
+    if is_from_another_site(websocket, parts.trusted_proxies):
         await websocket.close()  # before it is accepted, that is a 403
         return
     notifications: Notifications = websocket.app.state.notifications
     if notifications.is_full:
         await _turn_away(websocket)
         return
-    workitems: Workitems = websocket.app.state.parts.workitems
     reader = Reader(websocket, ae_title.strip())
     with notifications.place_for(reader):
         try:
             reports, reader.after = await asyncio.to_thread(
-                workitems.present, actor, reader.ae_title
+                parts.workitems.present, actor, reader.ae_title
             )
         except Forbidden:
             await websocket.close()
@@ -67,12 +68,6 @@ async def notify(websocket: WebSocket, ae_title: str, actor: Caller) -> None:
 async def _turn_away(websocket: WebSocket) -> None:
     await websocket.accept()
     await websocket.close(TRY_AGAIN_LATER)
-
-
-def _is_same_origin(websocket: WebSocket) -> bool:
-    """A page of another site may open a socket to us from its reader's browser; it may not."""
-    origin = websocket.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == websocket.headers.get("host", "")
 
 
 class Reader:

@@ -1,5 +1,7 @@
 """Where the client believes this service to be, as its addresses in answers must say.
 
+So it is also known whether a page of another site had its reader's browser ask something here.
+
 A proxy that ends TLS or moves the service below a path tells so in `Forwarded` (RFC 7239) or
 `X-Forwarded-*`. Anybody could write these, so they count only from addresses that the settings name.
 """
@@ -11,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
+from urllib.parse import urlsplit
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from pacs.errors import BadQuery
 
@@ -22,6 +25,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]{1,100}){1,10}")
 _PAIR = re.compile(r'\s*(\w+)=("?)([^",;]*)\2\s*', re.ASCII)
 _SCHEMES: Final = frozenset(["http", "https"])
+_OURS: Final = frozenset(["same-origin", "none"])  # "none" is what somebody typed or clicked
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ def networks(text: str) -> tuple[Network, ...]:
         raise BadQuery("a trusted proxy is neither an address nor a network") from error
 
 
-def origin_of(request: Request, trusted: Sequence[Network]) -> Origin:
+def origin_of(request: HTTPConnection, trusted: Sequence[Network]) -> Origin:
     """Where a request was sent to. A host that is none is not believed."""
     scheme, host, prefix = request.url.scheme, request.headers.get("host", ""), ""
     if _is_from(request, trusted):
@@ -54,7 +58,27 @@ def origin_of(request: Request, trusted: Sequence[Network]) -> Origin:
     return Origin(f"{scheme}://{host}", prefix)
 
 
-def _is_from(request: Request, trusted: Sequence[Network]) -> bool:
+def is_from_another_site(request: HTTPConnection, trusted: Sequence[Network]) -> bool:
+    """Whether a page that is not ours had its reader's browser ask this.
+
+    Browsers say so in Sec-Fetch-Site (Fetch Metadata); over plain HTTP beyond this machine they
+    name the page's origin alone (RFC 6454 7). Who is no browser says neither.
+    """
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in _OURS
+    page = request.headers.get("origin")
+    return page is not None and _host_of(page) != _host_of(origin_of(request, trusted).url)
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
+
+
+def _is_from(request: HTTPConnection, trusted: Sequence[Network]) -> bool:
     if not trusted or request.client is None:
         return False
     try:
@@ -64,7 +88,7 @@ def _is_from(request: Request, trusted: Sequence[Network]) -> bool:
     return any(address in network for network in trusted)
 
 
-def _forwarded(request: Request) -> dict[str, str]:
+def _forwarded(request: HTTPConnection) -> dict[str, str]:
     """What the nearest proxy says; each adds to the end, so what stands before may be a stranger's."""
     said = {
         name: _last(request.headers.get(f"x-forwarded-{name}", ""))
