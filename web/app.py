@@ -22,6 +22,7 @@ from web import (
     health,
     pages,
 )
+from web.bodies import ShortBodies
 from web.dicomweb import wado_uri
 from web.dicomweb.notifications import Notifications
 from web.dicomweb.origin import Network, is_from_another_site
@@ -43,6 +44,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     app.state.notifications = Notifications(parts.workitems)
     errors.install(app)
+    app.add_middleware(ShortBodies, path="/api/", limits=parts.limits)
     app.add_middleware(OwnPagesChange, trusted_proxies=parts.trusted_proxies)
     app.add_middleware(EveryAnswer)
     app.include_router(dicomweb.router, prefix=dicomweb.IDENTIFIED)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import mmap
 import re
 import tempfile
-import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -26,11 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from anyio import fail_after, to_thread
+from anyio import to_thread
 
 from pacs.dicom.part10 import Buffer
 from pacs.errors import Exhausted, Refused
-from web.errors import TooLong, TooSlow
+from web.bodies import paced
+from web.errors import TooLong
 from web.limits import Limits
 
 BOUNDARY_CHARACTERS_MAX: Final = 70  # RFC 2046 5.1.1; a longer boundary is refused
@@ -253,29 +253,6 @@ class Part:
         except OSError as error:
             raise Exhausted("the spool folder takes no more") from error
         self._memory = bytearray()
-
-
-async def paced(chunks: AsyncIterable[bytes], limits: Limits) -> AsyncIterator[bytes]:
-    """The same chunks, until the sender is too slow. Raises TooSlow.
-
-    Only the time counts that is spent waiting for the sender.
-    """
-    source = aiter(chunks)
-    waited_s, size_bytes = 0.0, 0
-    while True:
-        began = time.monotonic()
-        try:
-            with fail_after(limits.chunk_wait_s_max):
-                chunk = await anext(source, None)
-        except TimeoutError as error:
-            raise TooSlow(chunk_wait_s_max=limits.chunk_wait_s_max) from error
-        if chunk is None:
-            return
-        waited_s += time.monotonic() - began
-        size_bytes += len(chunk)
-        if waited_s > limits.rate_free_s and size_bytes < waited_s * limits.rate_bytes_s_min:
-            raise TooSlow(rate_bytes_s_min=limits.rate_bytes_s_min)
-        yield chunk
 
 
 async def bounded(chunks: AsyncIterable[bytes], limits: Limits) -> AsyncIterator[bytes]:

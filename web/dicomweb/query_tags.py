@@ -22,10 +22,9 @@ from pacs.dicom.attributes import INDEXED, Level
 from pacs.dicom.query_tags import QueryTag, checked_tag, read_path
 from pacs.errors import BadQuery, Conflict
 from pacs.index.query_tags import TAGS_MAX, Failure, Known
+from web.bodies import whole
 from web.dicomweb.door import At, Door
-from web.errors import TooLong
 
-BODY_BYTES_MAX: Final = 1 << 20  # of a request for tags; a longer one: 413
 PAGE_MAX: Final = 200  # entries of one page
 
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
@@ -48,7 +47,7 @@ def listed(door: At, limit: Limit = 100, offset: Offset = 0) -> Response:
 @router.post("/extendedquerytags")
 async def add(request: Request, door: At) -> Response:
     """Add tags; the answer names the operation that reads the stored instances for them."""
-    wanted = _tags_of(await _body(request))
+    wanted = _tags_of(await _body(request, door))
     return await run_in_threadpool(_added, door, wanted)
 
 
@@ -67,7 +66,7 @@ def get(door: At, tag: str) -> Response:
 @router.patch("/extendedquerytags/{tag}")
 async def change(request: Request, door: At, tag: str) -> Response:
     """Let queries name a tag (`Enabled`), or refuse them (`Disabled`)."""
-    body = await _body(request)
+    body = await _body(request, door)
     status = _lower(body).get("querystatus") if isinstance(body, dict) else None
     if not isinstance(status, str) or status.lower() not in _QUERIED:
         raise BadQuery("QueryStatus is Enabled or Disabled")
@@ -111,13 +110,9 @@ def operation(door: At, operation: str) -> Response:
     )
 
 
-async def _body(request: Request) -> object:
-    """The JSON of a request. Raises TooLong, BadQuery."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise TooLong("the body is too long", body_bytes_max=BODY_BYTES_MAX)
+async def _body(request: Request, door: Door) -> object:
+    """The JSON of a request. Raises TooLong, TooSlow, BadQuery."""
+    body = await whole(request.stream(), door.parts.limits)
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -37,6 +37,7 @@ from pacs.errors import (
     Unavailable,
     Unreachable,
 )
+from web.bodies import paced
 from web.dicomweb import multipart
 from web.dicomweb.answers import json_answer
 from web.dicomweb.assembly import MissingBulk, UnusableMedia
@@ -169,7 +170,7 @@ async def _bare(request: Request, parts: Parts) -> AsyncGenerator[Part, None]:
     """A body that is one Part 10 file."""
     part = Part({}, parts.spool, parts.limits)
     try:
-        async for chunk in multipart.paced(request.stream(), parts.limits):
+        async for chunk in paced(request.stream(), parts.limits):
             await part.write(chunk)
             if part.too_long:
                 raise TooLong("the body is too long", part_bytes_max=parts.limits.part_bytes_max)

@@ -25,13 +25,14 @@ from pacs.dicom.json_model import JsonModel
 from pacs.dicom.matching import LIMIT_MAX
 from pacs.errors import BadQuery
 from pacs.workitems import FILTERED, Declined, Status, Workitems
+from web.bodies import whole
 from web.dicomweb.answers import json_answer
 from web.dicomweb.door import At, Door, warning
 from web.dicomweb.media_types import DICOM_JSON, JSON, media_type
 from web.dicomweb.negotiation import json_type
 from web.dicomweb.parameters import MORE_REMAIN, NOT_ATTRIBUTES
 from web.dicomweb.search import EMPTY_RESULT_STATUS
-from web.errors import TooLong, problem
+from web.errors import problem
 
 ANSWER_CHARACTERS_MAX: Final = 32 << 20  # of one page of a search; what is beyond is a further page
 
@@ -110,19 +111,18 @@ class Body:
     model: JsonModel
 
 
-async def body_of(request: Request) -> Body:
-    """The body of a request. Raises TooLong, BadObject, and HTTPException 415 for another type."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LIST_BYTES_MAX:
-            raise TooLong("the workitem is too long", bytes_max=LIST_BYTES_MAX)
+async def body_of(request: Request, door: At) -> Body:
+    """The body of a request.
+
+    Raises TooLong, TooSlow, BadObject, and HTTPException 415 for another type.
+    """
+    body = await whole(request.stream(), door.parts.limits, LIST_BYTES_MAX)
     if not body:
         return Body({})
     given = media_type(request.headers.get("content-type", DICOM_JSON))
     if given is None or given.name not in (DICOM_JSON, JSON):
         raise HTTPException(415, f"a workitem comes as {DICOM_JSON}")
-    return Body(attribute_lists.parse(bytes(body)))
+    return Body(attribute_lists.parse(body))
 
 
 async def workitem_of(request: Request) -> str:

@@ -12,7 +12,7 @@ import pytest
 from tests import make
 from tests.scheduled import SCANNER, STEP, completion, creation, encoded, entry
 from tests.unit.web.node import Served, serving
-from web.api_worklist import ENTRY_BYTES_MAX
+from web.bodies import BODY_BYTES_MAX
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_value_is_never_repeated(client: httpx.Client) -> None:
 
 
 def test_a_body_that_is_too_long_is_refused(client: httpx.Client) -> None:
-    refused = client.put("/api/worklist", content=b" " * (ENTRY_BYTES_MAX + 1))
+    refused = client.put("/api/worklist", content=b" " * (BODY_BYTES_MAX + 1))
     assert refused.status_code == 413
 
 

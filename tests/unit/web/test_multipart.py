@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pacs.errors import NodeError
+from web.bodies import paced
 from web.dicomweb import multipart
 from web.dicomweb.multipart import BadMultipart, PartData, PartEnds, Splitter
 from web.errors import TooLong, TooSlow
@@ -70,7 +71,7 @@ def paced_out(chunks: Sequence[tuple[float, bytes]], limits: Limits) -> bytes:
             yield chunk
 
     async def read() -> bytes:
-        return b"".join([chunk async for chunk in multipart.paced(slowly(), limits)])
+        return b"".join([chunk async for chunk in paced(slowly(), limits)])
 
     return asyncio.run(read())
 
