@@ -112,7 +112,7 @@ class WorkitemHandlers:
             given = _attributes(event, request.AttributeList)
             return self._workitems.create(actor_of(event), uid, given)
 
-        return _answered(event, Asked.CREATE, create)
+        return self._answered(event, Asked.CREATE, create)
 
     def on_n_set(self, event: Event) -> _Answered:
         """Answer an N-SET-RQ (CC.2.6)."""
@@ -122,7 +122,7 @@ class WorkitemHandlers:
             changes = _attributes(event, request.ModificationList)
             return self._workitems.update(actor_of(event), _uid(request), changes)
 
-        return _answered(event, Asked.SET, update)
+        return self._answered(event, Asked.SET, update)
 
     def on_n_get(self, event: Event) -> _Answered:
         """Answer an N-GET-RQ (CC.2.7), whatever the order of the attributes that it names."""
@@ -135,7 +135,7 @@ class WorkitemHandlers:
             found.update(self._workitems.get(actor_of(event), _uid(request)))
             return Status.SUCCESS
 
-        status, _ = _answered(event, Asked.GET, get)
+        status, _ = self._answered(event, Asked.GET, get)
         if status != SUCCESS:
             return status, None
         if _TRANSACTION_UID in tags:
@@ -162,7 +162,7 @@ class WorkitemHandlers:
             given = _attributes(event, request.ActionInformation)
             return _ACTIONS[asked](self._workitems, actor, uid, given)
 
-        return _answered(event, asked, apply)
+        return self._answered(event, asked, apply)
 
     def _subscribe(self, event: Event, actor: Actor, uid: str, encoded: BytesIO | None) -> Status:
         """Subscribe an AE; what else the action's information holds are matching keys."""
@@ -180,6 +180,21 @@ class WorkitemHandlers:
             is_called=True,
         )
 
+    def _answered(self, event: Event, asked: Asked, apply: Callable[[], Status]) -> _Answered:
+        """Do what is asked, if the context's class serves it; the status of the response."""
+        if asked not in SERVED[str(event.context.abstract_syntax)]:
+            return answer(UNRECOGNISED_OPERATION, "this class does not serve this request"), None
+        try:
+            self._workitems.check(actor_of(event))
+            status = apply()
+        except Declined as declined:
+            log.info("%s declined: %s", asked.name, declined, extra={"facts": declined.facts})
+            return answer(declined.status.code, declined.message), None
+        except NodeError as error:
+            log.warning("%s refused: %s", asked.name, error, extra={"facts": error.facts})
+            return answer(status_of(error, WORKITEMS), error.message), None
+        return (answer(status.code, status.sentence) if status.code else SUCCESS), None
+
     def on_c_find(self, event: Event) -> Generator[Answer, None, None]:
         """Answer a C-FIND-RQ (CC.2.8): every match, and then how it ended."""
         request = Request.of(event)
@@ -187,6 +202,7 @@ class WorkitemHandlers:
             if Asked.FIND not in SERVED[str(event.context.abstract_syntax)]:
                 yield Answer(SOP_CLASS_NOT_SUPPORTED)
                 return
+            self._workitems.check(actor_of(event))
             encoded = _encoded(request.message.Identifier)
             question = _Question.of(encoded, request.transfer_syntax_uid)
             for answered, model in enumerate(
@@ -226,21 +242,6 @@ _ACTIONS: Final[Mapping[Asked, Callable[[Workitems, Actor, str, JsonModel], Stat
     Asked.UNSUBSCRIBE: _unsubscribe,
     Asked.SUSPEND: _suspend,
 }
-
-
-def _answered(event: Event, asked: Asked, apply: Callable[[], Status]) -> _Answered:
-    """Do what is asked, if the context's class serves it; the status of the response."""
-    if asked not in SERVED[str(event.context.abstract_syntax)]:
-        return answer(UNRECOGNISED_OPERATION, "this class does not serve this request"), None
-    try:
-        status = apply()
-    except Declined as declined:
-        log.info("%s declined: %s", asked.name, declined, extra={"facts": declined.facts})
-        return answer(declined.status.code, declined.message), None
-    except NodeError as error:
-        log.warning("%s refused: %s", asked.name, error, extra={"facts": error.facts})
-        return answer(status_of(error, WORKITEMS), error.message), None
-    return (answer(status.code, status.sentence) if status.code else SUCCESS), None
 
 
 def _uid(request: N_SET | N_GET | N_ACTION) -> str:

@@ -120,7 +120,7 @@ class Workitems:
 
     def get(self, actor: Actor, uid: str) -> JsonModel:
         """The data set of a workitem, without its Transaction UID (CC.2.7). Raises Declined."""
-        self._permit(actor)
+        self.check(actor)
         with self._index.read() as connection:
             row = self._known(rows.find(connection, self._archive, uid))
         self._audit_read(actor, "retrieve workitem", {"workitem": uid})
@@ -223,7 +223,7 @@ class Workitems:
         Raises BadQuery, Forbidden, and Exhausted where the next match takes longer than
         SEARCH_S_MAX or `is_stopped` came true. Between two blocks no transaction is open.
         """
-        self._permit(actor)
+        self.check(actor)
         asked = criteria.parse(pairs, fuzzy=fuzzy)
         self._audit_read(actor, "search workitems", {"keys": ",".join(sorted(p for p, _ in pairs))})
         return self._found(asked, offset, limit, is_stopped)
@@ -362,7 +362,7 @@ class Workitems:
 
     def present(self, actor: Actor, ae_title: str) -> tuple[list[Event], int]:
         """How every workitem stands that an AE watches, and the event after which it goes on."""
-        self._permit(actor)
+        self.check(actor)
         with self._index.read() as connection:
             newest = rows.newest(connection)
             watched = rows.watched(connection, self._archive, ae_title, WATCHED_MAX)
@@ -404,14 +404,18 @@ class Workitems:
 
     # what all of them need
 
-    def _permit(self, actor: Actor) -> None:
+    def check(self, actor: Actor) -> None:
+        """Return if this actor may work with workitems. Raises Forbidden.
+
+        Every verb asks it; a door asks it before it looks at what was sent.
+        """
         if not permits(actor, Action.WORKITEMS):
             raise Forbidden("this actor may not work with workitems")
 
     @contextmanager
     def _changing(self, actor: Actor, action: str, **subject: str) -> Iterator[_Change]:
         """A transaction that begins with its audit row (see `pacs/index/workitems.py`)."""
-        self._permit(actor)
+        self.check(actor)
         with self._index.write() as connection:
             audit.append(
                 connection,

@@ -251,6 +251,10 @@ def test_who_has_not_the_right_is_told_so(running: Node) -> None:
         assert scu.get(generate_uid())[0] == 0x0124
         assert scu.find()[0] == [0x0124]
         assert scu.watch(GLOBAL, "CAMERA") == 0x0124
+        # Before what it sent is looked at.
+        assert scu.change(generate_uid(), "none", "no UID") == 0x0124
+        assert scu.find(ScheduledProcedureStepStartDateTime="-")[0] == [0x0124]
+        assert scu.watch(GLOBAL, "") == 0x0124
 
 
 def test_hostile_attribute_lists_are_refused_and_the_association_goes_on(asking: Scu) -> None:
