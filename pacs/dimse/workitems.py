@@ -28,8 +28,8 @@ from pacs.dicom import attribute_lists
 from pacs.dicom.attribute_lists import first
 from pacs.dicom.data_sets import UNFIT, read_data_set, written
 from pacs.dicom.json_model import JsonModel
-from pacs.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, Buffer
-from pacs.dimse import scu
+from pacs.dicom.part10 import Buffer
+from pacs.dimse.calls import Caller
 from pacs.dimse.handlers import actor_of, answer
 from pacs.dimse.identifiers import LATIN_1, Identifier, read_identifier
 from pacs.dimse.messages import Answer
@@ -45,11 +45,9 @@ from pacs.dimse.status import (
     WORKITEMS,
     status_of,
 )
-from pacs.dimse.tls import Credentials
 from pacs.dimse.upper_layer import PeerAssociation
 from pacs.errors import BadQuery, Exhausted, NodeError, Unreachable
 from pacs.index.jobs import Job
-from pacs.peers import Peers
 from pacs.worker import End
 from pacs.workitems import FILTERED, GLOBAL, PUSH, Declined, Status, Workitems
 from pacs.workitems import Event as Report
@@ -321,13 +319,9 @@ def _text(value: Any) -> str:  # noqa: ANN401 - whatever pydicom makes of a VR
 class EventReports:
     """Delivers events to those who are called by DIMSE, in their order (PS3.4 CC.2.4)."""
 
-    def __init__(
-        self, workitems: Workitems, peers: Peers, ae_title: str, credentials: Credentials
-    ) -> None:
+    def __init__(self, workitems: Workitems, caller: Caller) -> None:
         self._workitems = workitems
-        self._peers = peers
-        self._ae_title = ae_title
-        self._credentials = credentials
+        self._caller = caller
         self._lines: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def handle(self, job: Job) -> End:
@@ -339,12 +333,7 @@ class EventReports:
         if not self._workitems.due(ae_title):
             return End()  # another job of the same peer has sent it
         with self._alone(ae_title):
-            try:
-                self._send(ae_title)
-            except Unreachable as error:
-                self._peers.note(ae_title, error.message)
-                raise
-        self._peers.note(ae_title)
+            self._send(ae_title)
         return End()
 
     @contextmanager
@@ -362,18 +351,13 @@ class EventReports:
         events = self._workitems.due(ae_title)
         if not events:
             return
-        peer = scu.Peer.listed(self._peers.get(ae_title), self._ae_title, self._credentials)
-        syntaxes = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
-        association = scu.associated(peer, [(EVENT, *syntaxes)], scp_of=[EVENT])
-        try:
+        peer = self._caller.peers.get(ae_title)
+        with self._caller.line(peer, EVENT, is_scp=True) as association:
             while events:
                 for event in events:
                     _report(association, event)
                     self._workitems.settle(event)
                 events = self._workitems.due(ae_title)
-        finally:
-            if association.is_established:
-                association.release()
 
 
 def _report(association: PeerAssociation, event: Report) -> None:

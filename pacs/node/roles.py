@@ -201,7 +201,7 @@ def _calls(node: Node) -> dict[str, Handler]:
     """The handlers of jobs that call peers, or read for them what may take long."""
     caller = Caller(node.peers, node.config.dimse.aet, node.credentials)
     delivery = Delivery(node.commitments, caller)
-    reports = EventReports(node.workitems, node.peers, node.config.dimse.aet, node.credentials)
+    reports = EventReports(node.workitems, caller)
     public_url = node.config.http.public_url.rstrip("/")
     notifications = Notifications(
         node.identified, caller, dicom_web_url=f"{public_url}{IDENTIFIED}" if public_url else ""

@@ -22,6 +22,7 @@ from pynetdicom.events import Event
 
 from pacs.access import Actor
 from pacs.dicom import attribute_lists
+from pacs.dimse.calls import Caller
 from pacs.dimse.tls import Credentials
 from pacs.dimse.workitems import EVENT, PULL, QUERY, WATCH, EventReports
 from pacs.errors import Unreachable
@@ -322,7 +323,7 @@ def listening(*, context: ssl.SSLContext | None = None, roles: bool = True) -> I
 
 def worker(running: Node, credentials: Credentials = NO_CREDENTIALS) -> Worker:
     """A worker of the node, as one that begins anew."""
-    reports = EventReports(running.workitems, running.peers, "ISOCENTER", credentials)
+    reports = EventReports(running.workitems, Caller(running.peers, "ISOCENTER", credentials))
     return Worker(running.archive.index, {UPS_EVENT: reports.handle})
 
 
@@ -375,7 +376,9 @@ def test_an_event_outlives_the_absence_of_its_watcher(running: Node, asking: Scu
     assert running.peers.get("WATCHER").last_error
     with listening() as watcher:
         listed(running, watcher.port)
-        EventReports(running.workitems, running.peers, "ISOCENTER", NO_CREDENTIALS).handle(job)
+        EventReports(running.workitems, Caller(running.peers, "ISOCENTER", NO_CREDENTIALS)).handle(
+            job
+        )
     assert [(target, kind) for target, kind, _ in watcher.heard] == [(uid, 1)]
 
 
@@ -385,7 +388,9 @@ def test_an_event_that_was_not_answered_is_sent_again(running: Node, asking: Scu
         asking.watch(GLOBAL, "WATCHER")
         asking.create(generate_uid())
         (job,) = all_jobs(running)
-        reports = EventReports(running.workitems, running.peers, "ISOCENTER", NO_CREDENTIALS)
+        reports = EventReports(
+            running.workitems, Caller(running.peers, "ISOCENTER", NO_CREDENTIALS)
+        )
         watcher.aborts = True
         with pytest.raises(Unreachable):
             reports.handle(job)
