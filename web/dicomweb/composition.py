@@ -38,6 +38,11 @@ from web.dicomweb.multipart import Part
 from web.errors import TooLong
 from web.limits import Limits
 
+# Between two values stands a comma, so their number bounds what a text can become in memory: some
+# hundred times its bytes. More in one part, or in one instance, and none of it is read (C000).
+PART_VALUES_MAX: Final = 4_000_000
+INSTANCE_VALUES_MAX: Final = 1_000_000
+
 _DECODER: Final = json.JSONDecoder()
 _LIST_BEGUN = re.compile(r"\s*(?P<end>\])?")
 _LIST_GOES_ON = re.compile(r"\s*(?:,\s*|(?P<end>\]))")
@@ -235,6 +240,7 @@ def _documents(part: bytes, media_type: str) -> Iterator[bytes]:
     if media_type == DICOM_XML:
         yield part
         return
+    _check_values(part, PART_VALUES_MAX)
     try:
         text = part.decode("utf-8-sig").strip()
         if not text.startswith("["):
@@ -251,10 +257,16 @@ def _documents(part: bytes, media_type: str) -> Iterator[bytes]:
         raise BadObject("the metadata are not JSON") from error
 
 
+def _check_values(text: bytes, values_max: int) -> None:
+    if text.count(b",") > values_max:
+        raise BadObject("the metadata have too many values", values_max=values_max)
+
+
 def _read(document: bytes, media_type: str) -> JsonModel:
     """The model of one data set. Raises BadObject."""
     if media_type == DICOM_XML:
         return read_xml_model(document)
+    _check_values(document, INSTANCE_VALUES_MAX)
     try:
         model = json.loads(document)
     except (ValueError, RecursionError) as error:

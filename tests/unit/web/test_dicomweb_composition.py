@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,10 +20,11 @@ from pacs.archive import Instance, Scope
 from pacs.dicom.data_sets import read_data_set
 from pacs.dicom.json_model import json_model
 from pacs.dicom.xml_model import xml_model
-from pacs.errors import Missing
+from pacs.errors import BadObject, Missing
 from tests import make
 from tests.unit.web.node import TESTER, Served, serving
 from web.dicomweb import multipart
+from web.dicomweb.composition import INSTANCE_VALUES_MAX, PART_VALUES_MAX, Composition
 from web.limits import Limits
 
 JSON, XML = "application/dicom+json", "application/dicom+xml"
@@ -270,6 +273,22 @@ def test_metadata_that_cannot_be_an_instance_are_refused(
 def test_a_document_that_is_none_is_refused(node: Served, root: str, document: bytes) -> None:
     answer = post(node, [({"Content-Type": root}, document)], root=root)
     assert (answer.status_code, reasons(answer)) == (409, [0xC000])
+
+
+@pytest.mark.parametrize("values_max", [PART_VALUES_MAX, INSTANCE_VALUES_MAX])
+@pytest.mark.parametrize("value", [b"{}", b"[]", b"1", b'""'])
+def test_metadata_of_too_many_values_are_never_read(
+    tmp_path: Path, value: bytes, values_max: int
+) -> None:
+    many = b",".join([value] * (values_max + 2))
+    part = multipart.Part({"content-type": JSON}, tmp_path, Limits())
+    asyncio.run(part.write(b'[{"00081140":{"vr":"SQ","Value":[' + many + b"]}}]"))
+    made = Composition(JSON, "http://here/studies", tmp_path, Limits())
+    (refused,) = made.take(part)
+    made.close()
+    part.close()
+    assert isinstance(refused.error, BadObject)
+    assert refused.error.facts == {"values_max": values_max}
 
 
 def test_more_metadata_or_bulk_data_than_are_taken_break_the_request(node: Served) -> None:
