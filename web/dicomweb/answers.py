@@ -148,7 +148,8 @@ class BoundedBody(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send status, headers and body (ASGI)."""
         try:
-            await super().__call__(scope, receive, _in_time(send))
+            with fail_after(STALLED_S_MAX):
+                await super().__call__(scope, receive, send)
         except TimeoutError:
             log.info("a client has stopped to read; its answer is cut off")
 

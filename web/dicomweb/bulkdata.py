@@ -37,6 +37,7 @@ from web.dicomweb.answers import (
     streamed,
     withheld,
 )
+from web.dicomweb.direct import DirectRoute
 from web.dicomweb.door import At, Door, InPath
 from web.dicomweb.frames import FRAME_MEDIA_TYPE
 from web.dicomweb.media_types import OCTET_STREAM
@@ -48,7 +49,7 @@ ENCAPSULATED_DOCUMENT: Final = 0x00420011
 # whoever opens it, so they leave as octets.
 DOCUMENT_MEDIA_TYPES: Final = frozenset(["application/pdf", "model/stl", "model/obj", "model/mtl"])
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 _PATH = re.compile(r"[0-9A-Fa-f]{8}(/[1-9]\d{0,8}/[0-9A-Fa-f]{8}){0,64}", re.ASCII)
 

@@ -29,6 +29,7 @@ from pacs.dicom.part10 import (
 from pacs.errors import BadObject, Missing
 from web.dicomweb import multipart
 from web.dicomweb.answers import caching, fingerprint, is_current, not_modified, streamed
+from web.dicomweb.direct import DirectRoute
 from web.dicomweb.door import At, Door, InPath
 from web.dicomweb.media_types import OCTET_STREAM
 from web.dicomweb.negotiation import AS_STORED, NONE_NAMED, Choice, Cost, Offer, accept_of, chosen
@@ -49,7 +50,7 @@ FRAME_MEDIA_TYPE: Final[Mapping[str, str]] = {
     **dict.fromkeys([f"1.2.840.10008.1.2.4.{n}" for n in (107, 108)], "video/H265"),
 }
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 _INSTANCE: Final = "/studies/{study}/series/{series}/instances/{instance}"
 _NUMBERS = re.compile(r"\d{1,9}(,\d{1,9})*", re.ASCII)

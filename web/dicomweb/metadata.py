@@ -32,6 +32,7 @@ from web.dicomweb.answers import (
     streamed,
     takes_gzip,
 )
+from web.dicomweb.direct import DirectRoute
 from web.dicomweb.door import At, Door, InPath
 from web.dicomweb.media_types import DICOM_XML
 from web.dicomweb.negotiation import JSON_OFFERS, Offer, accept_of, chosen
@@ -42,7 +43,7 @@ CHUNK_BYTES: Final = 64 << 10  # of an answer that is put together while it is s
 # How a reference begins in what is kept. Inside a string of JSON its quotes would be escaped.
 _IN_SERIES: Final = b'"BulkDataURI":"instances/'
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 
 @router.get("/studies/{study}/metadata")

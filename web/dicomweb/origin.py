@@ -46,7 +46,7 @@ def networks(text: str) -> tuple[Network, ...]:
 
 def origin_of(request: HTTPConnection, trusted: Sequence[Network]) -> Origin:
     """Where a request was sent to. A host that is none is not believed."""
-    scheme, host, prefix = request.url.scheme, request.headers.get("host", ""), ""
+    scheme, host, prefix = request.scope["scheme"], request.headers.get("host", ""), ""
     if _is_from(request, trusted):
         said = _forwarded(request)
         scheme = said["proto"] if said["proto"] in _SCHEMES else scheme

@@ -21,6 +21,7 @@ from pacs.decode.rendering import GIF, JPEG, PNG
 from pacs.errors import Missing
 from web.dicomweb import multipart, originals
 from web.dicomweb.answers import caching, fingerprint, is_current, not_modified, streamed, withheld
+from web.dicomweb.direct import DirectRoute
 from web.dicomweb.door import At, Door, InPath, warning
 from web.dicomweb.frames import frame_numbers
 from web.dicomweb.negotiation import Offer, accept_of, chosen
@@ -38,7 +39,7 @@ from web.dicomweb.view_parameters import rendering_of, unknown_annotations
 SINGLE: Final = (Offer(JPEG), Offer(PNG), Offer(GIF))
 SEVERAL: Final = (Offer(JPEG, multipart=True), Offer(PNG, multipart=True))
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 _STUDY: Final = "/studies/{study}"
 _SERIES: Final = _STUDY + "/series/{series}"

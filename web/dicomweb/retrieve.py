@@ -30,6 +30,7 @@ from web.dicomweb.answers import (
     streamed,
     withheld,
 )
+from web.dicomweb.direct import DirectRoute
 from web.dicomweb.door import At, Door, InPath
 from web.dicomweb.media import (
     ZIP,
@@ -51,7 +52,7 @@ ZIP_ARCHIVE: Final = Offer(ZIP)
 ALONE: Final = (PART_10_FILE, Offer(OCTET_STREAM))  # further forms of one instance
 CHUNK_BYTES: Final = 256 << 10  # of a transcoded file; one as stored comes in the store's pieces
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 
 @router.get("/studies/{study}")

@@ -24,6 +24,7 @@ from pacs.dicom.xml_model import xml_model
 from pacs.errors import Exhausted
 from web.dicomweb import multipart
 from web.dicomweb.answers import fingerprint, json_answer
+from web.dicomweb.direct import DirectRoute
 from web.dicomweb.door import At, Door, InPath, warning
 from web.dicomweb.elements import JsonElement, element, person_name
 from web.dicomweb.included import Included, included_elements
@@ -43,7 +44,7 @@ Value = str | int | tuple[str, ...] | None
 Row = Mapping[str, Value]
 Elements = dict[str, JsonElement]
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 
 @router.get("/patients/count")
