@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from alembic import command
 from alembic.config import Config
@@ -184,8 +184,12 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("isocenter_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if connection.get_execution_options().get("isocenter_writes", False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        # It locks nothing and reads nothing, so it cannot fail; what SQLAlchemy does around a
+        # statement would cost more than it does.
+        cast(Any, connection.connection.driver_connection).execute("BEGIN")
 
 
 def _migrations() -> Path:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Row,
@@ -338,7 +340,7 @@ def kept_of(row: Row[Any]) -> Kept:
 
 def instances_of(connection: Connection, archive: int, scope: Scope) -> list[Row[Any]]:
     """The instances of a scope: series by number, then instances by number, then UID."""
-    return list(connection.execute(_PLACED.where(inside(archive, scope)).order_by(*_IN_ORDER)))
+    return list(connection.execute(_of_scope(_PLACED, _given(scope)), _named(archive, scope)))
 
 
 _IN_ORDER: Final = (
@@ -361,7 +363,32 @@ _MEMBERS: Final = select(
 
 def members_of(connection: Connection, archive: int, scope: Scope) -> list[Row[Any]]:
     """The same order, and no more than the UIDs and digests: its series' metadata's as `kept`."""
-    return list(connection.execute(_MEMBERS.where(inside(archive, scope)).order_by(*_IN_ORDER)))
+    return list(connection.execute(_of_scope(_MEMBERS, _given(scope)), _named(archive, scope)))
+
+
+_UIDS: Final[Mapping[str, Column[Any]]] = {
+    "study_instance_uid": studies.c.StudyInstanceUID,
+    "series_instance_uid": series.c.SeriesInstanceUID,
+    "sop_instance_uid": instances.c.SOPInstanceUID,
+}
+
+
+def _named(archive: int, scope: Scope) -> Values:
+    """The parameters of `_of_scope`."""
+    return {"archive": archive, **{name: getattr(scope, name) for name in _given(scope)}}
+
+
+def _given(scope: Scope) -> tuple[str, ...]:
+    """The UIDs that a scope gives; without a study it is an empty one, never everything."""
+    return tuple(name for name in _UIDS if getattr(scope, name) or name == "study_instance_uid")
+
+
+@cache
+def _of_scope(found: Select[Any], given: tuple[str, ...]) -> Select[Any]:
+    """What lies in a scope that gives these UIDs, in order; built once for every such scope."""
+    uids = (_UIDS[name] == bindparam(name) for name in given)
+    wanted = found.where(studies.c.archive_id == bindparam("archive"), *uids)
+    return wanted.order_by(*_IN_ORDER)
 
 
 def placed(connection: Connection, instance_ids: Sequence[int]) -> dict[int, Row[Any]]:
