@@ -302,14 +302,16 @@ def written(
     """A multipart message in chunks, from (headers, body chunks) of each part.
 
     The closing boundary comes only if every part came whole: where a body raises, the message
-    stays visibly broken. A part's first chunk travels with its headers, so that what fails at once
-    fails before the first byte is sent.
+    stays visibly broken. A part's first chunk is there before its headers are given, so that what
+    fails at once fails before the first byte is sent.
     """
     opening = f"--{boundary}"
     for headers, body in parts:
         lines = [opening, *(f"{name}: {value}" for name, value in headers.items()), "", ""]
         chunks = iter(body)
-        yield "\r\n".join(lines).encode("latin-1") + next(chunks, b"")
+        first = next(chunks, b"")
+        yield "\r\n".join(lines).encode("latin-1")
+        yield first
         yield from chunks
         opening = f"\r\n--{boundary}"
     yield f"{opening}--\r\n".encode("latin-1")
