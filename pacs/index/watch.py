@@ -1,11 +1,12 @@
 """Statements that may not take for ever: one thread watches those that run under a limit.
 
-A thread for each search would cost more than most searches do. This one sleeps until something is
-to be watched, and ends when nothing has been for a while.
+A thread for each search would cost more than most searches do, and so would waking one. This one
+looks by itself what there is to watch, and ends when it has seen nothing for a while.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 WATCH_STEP_S: Final = 0.1  # how often it is looked whether a statement is still wanted
-LINGER_S: Final = 10.0  # how long the thread waits for something to watch
+LINGER_S: Final = 10.0  # how long the thread looks for something to watch
 
 
 class Watched:
@@ -55,7 +56,7 @@ class Watch:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="index watch", daemon=True)
                 self._thread.start()
-            elif len(self._watched) == 1 or watched.until - time.monotonic() < WATCH_STEP_S:
+            elif watched.until - time.monotonic() < WATCH_STEP_S:
                 self._changed.notify()
         try:
             yield
@@ -75,15 +76,18 @@ class Watch:
 
     def _run(self) -> None:
         with self._changed:
+            lingers_until = time.monotonic() + LINGER_S
             while not self._is_closed:
-                if not self._watched and not self._changed.wait(LINGER_S):
-                    break
                 self._changed.wait(self._pause_s())
                 at = time.monotonic()
+                if self._watched:
+                    lingers_until = at + LINGER_S
+                elif at > lingers_until:
+                    break
                 for watched in self._watched:
                     watched.look(at)
             self._thread = None
 
     def _pause_s(self) -> float:
-        soonest = min((one.until for one in self._watched), default=0.0) - time.monotonic()
+        soonest = min((one.until for one in self._watched), default=math.inf) - time.monotonic()
         return max(0.0, min(WATCH_STEP_S, soonest))
