@@ -7,6 +7,7 @@ finish, new work is turned away.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -141,6 +142,10 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
         )
         threading.Thread(target=_end_with, args=(server, stop), daemon=True).start()
         log.info("HTTP on %s:%d", config.bind, config.http.port)
+        # What has been built by now stays; walking through it again and again cost each page of
+        # answers a fifth of its time.
+        gc.collect()
+        gc.freeze()
         server.run([doors.http] if doors.http else None)
 
 
