@@ -83,7 +83,8 @@ class Http(Section):
     public_url: str = Field(
         "",
         pattern=r"^(https?://[^\s?#]+)?$",
-        description="The address by which others reach this door; told to notified peers.",
+        description="The address by which others reach this door: it answers to that name too, "
+        "and tells it to notified peers.",
     )
 
 

@@ -25,10 +25,11 @@ from web import (
 from web.bodies import ShortBodies
 from web.dicomweb import wado_uri
 from web.dicomweb.notifications import Notifications
-from web.dicomweb.origin import Network, is_from_another_site
+from web.dicomweb.origin import Network, is_from_another_site, names_us
 from web.openapi import DescribedApp
 from web.parts import Parts
 
+POLICY_VIOLATION: Final = 1008  # why a WebSocket is closed (RFC 6455 7.4.1)
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))  # they change nothing (RFC 9110 9.2.1)
 
 
@@ -46,6 +47,7 @@ def create_app(parts: Parts) -> FastAPI:
     errors.install(app)
     app.add_middleware(ShortBodies, path="/api/", limits=parts.limits)
     app.add_middleware(OwnPagesChange, trusted_proxies=parts.trusted_proxies)
+    app.add_middleware(OwnNames, hosts=parts.hosts, trusted_proxies=parts.trusted_proxies)
     app.add_middleware(EveryAnswer)
     app.include_router(dicomweb.router, prefix=dicomweb.IDENTIFIED)
     app.include_router(dicomweb.router, prefix=dicomweb.RESEARCH)
@@ -83,6 +85,38 @@ class EveryAnswer:
         method = "GET" if is_head else scope["method"]
         asked = {**scope, "method": method, "asked_method": scope["method"]}
         await self._app(asked, receive, answer)
+
+
+class OwnNames:
+    """Who asks for a name that is not ours is told so (421, RFC 9110 15.5.20).
+
+    A page of another site can have its name point at this machine for its reader's browser, which
+    then takes our answers for that site's own and lets it read them. An address cannot be had so.
+    """
+
+    def __init__(
+        self, app: ASGIApp, hosts: frozenset[str], trusted_proxies: Sequence[Network]
+    ) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._trusted_proxies = trusted_proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        if scope["type"] not in ("http", "websocket") or names_us(
+            HTTPConnection(scope), self._hosts, self._trusted_proxies
+        ):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+        else:
+            told = errors.problem(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "this node does not answer to that name; if it is its name, set http.public_url",
+                {"Connection": "close"},
+            )
+            await told(scope, receive, send)
 
 
 class OwnPagesChange:

@@ -32,7 +32,8 @@ class Parts:
     request, so it may grow while the node runs. `echo` asks the peer of an AE title whether it is
     there. `spool` is an existing folder for bodies too long
     for memory, and `limits` bound what one body may hold. What `trusted_proxies` say of where the
-    client sent its request is believed.
+    client sent its request is believed. `hosts` are the names, in lower case, that it answers to
+    besides localhost and any address.
     """
 
     identified: Archive
@@ -51,3 +52,4 @@ class Parts:
     version: str
     limits: Limits = field(default_factory=Limits)
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
+    hosts: frozenset[str] = frozenset()

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -120,6 +121,7 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
                 spool=node.spool,
                 version=version(),
                 trusted_proxies=networks(config.http.trusted_proxies),
+                hosts=frozenset((urlsplit(config.http.public_url).hostname or config.bind,)),
             )
         )
         server = uvicorn.Server(

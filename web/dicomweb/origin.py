@@ -71,6 +71,30 @@ def is_from_another_site(request: HTTPConnection, trusted: Sequence[Network]) ->
     return page is not None and _host_of(page) != _host_of(origin_of(request, trusted).url)
 
 
+def names_us(request: HTTPConnection, hosts: frozenset[str], trusted: Sequence[Network]) -> bool:
+    """Whether a request is for an address, for this machine itself, or for a name among hosts.
+
+    What a trusted proxy passes on, it has judged; who names no host is no browser.
+    """
+    if _is_from(request, trusted):
+        return True
+    try:
+        name = (urlsplit(f"//{request.headers.get('host', '')}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    return not name or name in hosts or _is_local(name)
+
+
+def _is_local(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _host_of(url: str) -> str:
     try:
         return urlsplit(url).netloc

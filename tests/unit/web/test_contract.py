@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -60,7 +61,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
                 archive.store(TESTER, make.incoming(made))
             archive.delete(TESTER, Scope("1.2.3"))
         parts.workitems.create(TESTER, WORKITEM, scheduled())
-        yield create_app(parts)
+        yield create_app(replace(parts, hosts=frozenset({"testserver"})))
 
 
 def described(app: FastAPI) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
+from starlette.requests import HTTPConnection
 
 from pacs.peers import Peer, Right
 from tests.unit.web.node import TESTER, Served, serving
+from web.dicomweb.origin import names_us, networks
 
 ORDER = "/api/deliveries/cancel?peer=PACS"
 
@@ -65,3 +68,47 @@ def test_a_link_on_another_site_may_lead_here(served: Served) -> None:
     answer = served.client.get("/dicom-web/studies", headers={"Sec-Fetch-Site": "cross-site"})
 
     assert answer.status_code == 204
+
+
+@pytest.mark.parametrize(
+    "name", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "["]
+)
+@pytest.mark.parametrize("path", ["/", "/dicom-web/studies", "/api/peers", "/nowhere"])
+def test_a_name_that_is_not_ours_is_not_answered(served: Served, name: str, path: str) -> None:
+    answer = served.client.get(path, headers={"Host": name})
+    assert answer.status_code == 421
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost", "LOCALHOST:8080", "pacs.localhost", "127.0.0.1", "[::1]:80", "192.0.2.7"]
+)
+def test_addresses_and_this_machine_are_answered(served: Served, name: str) -> None:
+    assert served.client.get("/livez", headers={"Host": name}).is_success
+
+
+def test_the_names_of_the_settings_and_of_trusted_proxies_are_answered() -> None:
+    hosts = frozenset({"pacs.example"})
+
+    def asked(name: str, client: str = "192.0.2.1") -> HTTPConnection:
+        headers = [(b"host", name.encode())] if name else []
+        return HTTPConnection({"type": "http", "headers": headers, "client": (client, 1)})
+
+    assert names_us(asked("PACS.example:443"), hosts, ())
+    assert names_us(asked("pacs.example."), hosts, ())
+    assert names_us(asked(""), hosts, ())
+    assert not names_us(asked("other.example"), hosts, ())
+    assert names_us(asked("other.example", "10.0.0.7"), hosts, networks("10.0.0.7"))
+
+
+def test_a_socket_for_another_name_is_not_opened(served: Served) -> None:
+    asked = (
+        "GET /dicom-web/ws/subscribers/X HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: c2l4dGVlbiBieXRlcyE9PQ==\r\n"
+        "Sec-WebSocket-Version: 13\r\n\r\n"
+    )
+    where = served.client.base_url
+    for name, answer in (("evil.example", b"HTTP/1.1 403 "), ("localhost", b"HTTP/1.1 101 ")):
+        with socket.create_connection((where.host, where.port or 80), timeout=20) as caller:
+            caller.sendall(asked.format(name).encode())
+            assert caller.recv(13) == answer
