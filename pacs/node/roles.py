@@ -144,8 +144,7 @@ def run_web(node: Node, doors: Inherited, stop: threading.Event) -> None:
         )
         threading.Thread(target=_end_with, args=(server, stop), daemon=True).start()
         log.info("HTTP on %s:%d", config.bind, config.http.port)
-        # What has been built by now stays; walking through it again and again cost each page of
-        # answers a fifth of its time.
+        # What has been built by now stays, so the collector need not walk through it at each turn.
         gc.collect()
         gc.freeze()
         server.run([doors.http] if doors.http else None)

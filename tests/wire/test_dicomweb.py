@@ -213,14 +213,14 @@ def test_a_body_in_chunks_of_unknown_length_is_taken(node: Served) -> None:
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        b"GET /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAccept: " + b"a/b," * 3000 + b"\r\n\r\n",
-        b"GET /dicom-web/studies?" + b"a=b&" * 3000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /dicom-web/studies/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /dicom-web/studies?PatientName=%ff%fe%00 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAccept: \xff\xfe\r\n\r\n",
-        b"GET /dicom-web/studies HTTP/1.1\r\nHost: x\r\nIf-None-Match: \"\r\nRange: bytes=0-\r\n\r\n",
-        b"TRACE /dicom-web/studies HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n"
+        b"GET /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nAccept: " + b"a/b," * 3000 + b"\r\n\r\n",
+        b"GET /dicom-web/studies?" + b"a=b&" * 3000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /dicom-web/studies/../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /dicom-web/studies?PatientName=%ff%fe%00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nAccept: \xff\xfe\r\n\r\n",
+        b"GET /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: \"\r\nRange: bytes=0-\r\n\r\n",
+        b"TRACE /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n"
         b"Content-Type: multipart/related; boundary=\"a\\\"\r\n\r\nabc",
     ],
 )  # fmt: skip

@@ -44,7 +44,7 @@ def test_a_long_body_is_refused(served: Served, method: str, path: str) -> None:
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_a_body_that_does_not_come_is_given_up(served: Served, method: str, path: str) -> None:
-    head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{{"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{"
     address = (served.client.base_url.host, served.client.base_url.port or 80)
     with socket.create_connection(address, timeout=10) as caller:
         caller.sendall(head.encode())
@@ -54,6 +54,8 @@ def test_a_body_that_does_not_come_is_given_up(served: Served, method: str, path
 def test_who_breaks_off_harms_nobody(served: Served) -> None:
     address = (served.client.base_url.host, served.client.base_url.port or 80)
     with socket.create_connection(address, timeout=10) as caller:
-        caller.sendall(b"PUT /api/rules/all HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        caller.sendall(
+            b"PUT /api/rules/all HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+        )
 
     assert served.client.get("/api/rules").json() == {"rules": []}

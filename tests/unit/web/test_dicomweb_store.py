@@ -211,7 +211,7 @@ def test_a_body_that_pauses_too_long_is_given_up(tmp_path_factory: pytest.TempPa
         address = urlsplit(node.url)
         with create_connection((str(address.hostname), address.port or 0)) as connection:
             connection.sendall(
-                b"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
+                b"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
                 b"Content-Type: multipart/related; boundary=b\r\n\r\n--b\r\n\r\nabc"
             )
             connection.settimeout(10)
@@ -252,7 +252,7 @@ def test_a_part_that_a_break_interrupts_leaves_nothing_and_whole_parts_stay(node
     address = urlsplit(node.url)
     with create_connection((str(address.hostname), address.port or 0)) as connection:
         connection.sendall(
-            b"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
+            b"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
             b"Content-Type: multipart/related; boundary=b\r\n\r\n" + body
         )
         _wait_for(node, Scope(make.uid("whole")))
